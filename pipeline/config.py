@@ -1,0 +1,169 @@
+"""A recipe becomes one frozen RunConfig, or one readable error. Imports nothing heavy."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from stages.base import RunFacts
+from stages.config import AnyStage
+
+
+class ConfigError(ValueError):
+    """The recipe is wrong: what, the rule, and the way out."""
+
+
+class RunConfig(RunFacts):
+    """One run: facts that hold throughout, and its stages by name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """The run's folder is `runs/<name>`."""
+    stages: dict[str, AnyStage] = Field(min_length=1)
+    """In the order in which they are to run, as far as the graph leaves a choice."""
+    ray_address: str | None = None
+    """A cluster to join, such as `auto` or `ray://host:10001`; none: Ray starts here. `RAY_ADDRESS` overrides it."""
+    stall_timeout_s: float = Field(default=1800.0, gt=0)
+    """How long a stage may give no sign of life before it is stopped."""
+
+    @field_validator("stages")
+    @classmethod
+    def _names_are_folder_names(cls, stages: dict[str, AnyStage]) -> dict[str, AnyStage]:
+        for name in stages:
+            if not name.replace("_", "").replace("-", "").isalnum() or name == "base":
+                raise ValueError(
+                    f"stage name {name!r} will not do: letters, digits, '-' and '_' name its folder, and 'base' "
+                    "stands for the base model"
+                )
+        return stages
+
+    @property
+    def facts(self) -> RunFacts:
+        """What stages may know of the run."""
+        return RunFacts.model_validate({name: getattr(self, name) for name in RunFacts.model_fields})
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, apply ``a.b.c=value`` overrides in order, validate. Raises ConfigError."""
+    tree = _read(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error, tree))) from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's own loader keeps the last of two equal keys in silence; this one refuses."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"line {line}: key {key!r} is given twice; YAML would keep the last in silence")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"recipe {path} does not exist; shipped ones lie in configs/")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}; a recipe is a mapping of keys such as name, stages")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override!r} has no '='; write it as --set stages.dpo.loss.beta=0.05")
+    *parents, leaf = path.split(".")
+    node = tree
+    for key in parents:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {path}: {key!r} holds {node!r}, which has no keys below it")
+    node[leaf] = yaml.safe_load(value)
+
+
+def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
+    for problem in error.errors():
+        location = tuple(part for part in problem["loc"] if _is_key(part))
+        keys, node = _resolve(location, tree)
+        where = ".".join(map(str, keys)) or "the recipe"
+        if problem["type"] == "extra_forbidden":
+            yield f"{where} is not a known key{_nearest(str(keys[-1]), _fields_beside(keys))}"
+        elif problem["type"] == "missing":
+            yield f"{where} is missing; it has no default"
+        elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            yield _explain_tag(where, problem, node)
+        else:
+            given = f" (given: {node!r:.80})" if not isinstance(node, Mapping) else ""
+            yield f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _is_key(part: int | str) -> bool:
+    return not (isinstance(part, str) and ("[" in part or "(" in part))
+
+
+def _resolve(location: Sequence[int | str], tree: Any) -> tuple[list[int | str], Any]:
+    """Drop the union tags that pydantic mixes into a location: keep what leads through the given tree."""
+    keys: list[int | str] = []
+    node = tree
+    for position, part in enumerate(location):
+        inside = isinstance(node, Mapping) and part in node
+        indexed = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if inside or indexed:
+            node = node[part]
+            keys.append(part)
+        elif position == len(location) - 1 and not _is_tag(part, node):
+            keys.append(part)
+    return keys, node
+
+
+def _is_tag(part: int | str, node: Any) -> bool:
+    return isinstance(node, Mapping) and part in (node.get("kind"), node.get("type"))
+
+
+def _explain_tag(where: str, problem: Any, node: Any) -> str:
+    context = problem.get("ctx", {})
+    key = str(context.get("discriminator", "'type'")).strip("'")
+    valid = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+    tag = str(context.get("tag", ""))
+    if problem["type"] == "union_tag_not_found":
+        return f"{where} has no {key if key in ('kind', 'type') else 'type'}; it says which variant is meant"
+    return f"{where}: {tag!r} is not one of {', '.join(valid)}{_nearest(tag, valid)}"
+
+
+def _nearest(name: str, valid: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if close:
+        return f". Did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(sorted(valid))}" if valid else ""
+
+
+def _fields_beside(keys: Sequence[int | str]) -> list[str]:
+    """Return the valid names where an unknown one stands: those of every model that could be there."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for key in keys[:-1]:
+        below = [m.model_fields[str(key)].annotation for m in models if str(key) in m.model_fields]
+        models = [model for annotation in below for model in _models_in(annotation)] or models
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,190 @@
+"""Stages on Ray: start or join a cluster, reserve what a stage declares, run it in a process of its own, watch it.
+
+The only file of this package with Ray. A stage's process writes everything it prints to `stage.log` of its attempt.
+"""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.base import RunFacts, StageContext, StageResult
+from stages.config import AnyStage
+from stages.metrics import MetricsFile
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+RESERVE_TIMEOUT_S = 300.0
+"""How long a stage may wait for its share of the cluster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt at one stage, as it travels to the process that runs it."""
+
+    name: str
+    config: AnyStage
+    facts: RunFacts
+    folder: Path
+    """The stage's folder."""
+    attempt: Path
+    """The attempt's folder, for `stage.log` and `metrics.jsonl`."""
+    inputs: dict[str, Path]
+    fingerprint: str
+    seed: int
+    launched_from: Path
+    """Paths in the recipe are relative to it; user code is imported from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of an attempt: a result, or the cause of its end."""
+
+    result: StageResult | None = None
+    cause: str = ""
+
+
+class RayLauncher:
+    """Runs jobs on Ray. Ray starts here, on loopback, unless an address of a cluster is given."""
+
+    def __init__(self, address: str | None, *, num_processes: int, stall_timeout_s: float) -> None:
+        import ray
+
+        self._ray = ray
+        self._stall_timeout_s = stall_timeout_s
+        _set_environment()
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        else:
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, num_processes),  # slots, not cores: each process finds a place
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+            )
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        """Reserve, start, and watch the stage until it ends, dies, or gives no sign of life for too long."""
+        group = self._reserve(job)
+        options = {
+            "num_cpus": 1,
+            "num_gpus": group.bundle_specs[0].get("GPU", 0),
+            "max_calls": 1,  # a process of its own: nothing of one stage is left for the next
+            "max_retries": 0,
+            "scheduling_strategy": self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+            ),
+        }
+        reference = self._ray.remote(**options)(_run_job).remote(job)
+        try:
+            return self._watch(job, reference, on_poll)
+        finally:
+            self._ray.util.remove_placement_group(group)
+
+    def close(self) -> None:
+        """Leave the cluster, or stop the one that was started here."""
+        self._ray.shutdown()
+
+    def _reserve(self, job: Job) -> Any:
+        """Wait for the stage's bundles: the first is the stage's own, the others one an engine."""
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        group = self._ray.util.placement_group(_bundles(job, gpus), strategy="PACK")
+        started = time.monotonic()
+        while not self._ray.wait([group.ready()], timeout=10.0)[0]:
+            waited = time.monotonic() - started
+            logger.warning("stage %s waits for %s, %.0f s so far", job.name, group.bundle_specs, waited)
+            if waited > RESERVE_TIMEOUT_S:
+                self._ray.util.remove_placement_group(group)
+                raise RuntimeError(
+                    f"stage {job.name!r} needs {group.bundle_specs} and the cluster, which has "
+                    f"{self._ray.cluster_resources()}, did not give it within {RESERVE_TIMEOUT_S:.0f} s"
+                )
+        return group
+
+    def _watch(self, job: Job, reference: Any, on_poll: Callable[[], None]) -> Outcome:
+        while not self._ray.wait([reference], timeout=POLL_S)[0]:
+            on_poll()
+            silent = time.time() - _last_sign_of_life(job)
+            if silent > self._stall_timeout_s:
+                self._ray.cancel(reference, force=True)
+                return Outcome(
+                    cause=f"gave no sign of life for {silent:.0f} s (stall_timeout_s is {self._stall_timeout_s:.0f}); "
+                    f"its last words are in {job.attempt / 'stage.log'}"
+                )
+        try:
+            outcome: Outcome = self._ray.get(reference, timeout=60.0)
+            return outcome
+        except self._ray.exceptions.RayError as error:
+            return Outcome(cause=f"its process died ({type(error).__name__}); see {job.attempt / 'stage.log'}")
+
+
+def _bundles(job: Job, gpus: int) -> list[dict[str, float]]:
+    """Return what a stage and its engines need. Where there are too few GPUs, they share."""
+    engines = [float(each) for each in job.facts.engine.worker_gpus()] if job.config.generates else []
+    if not gpus:
+        return [{"CPU": 1.0}] * (1 + len(engines))
+    wanted = [1.0, *engines]
+    if sum(wanted) > gpus:
+        wanted = [round(gpus / len(wanted) - 0.005, 2)] * len(wanted)
+    return [{"CPU": 1.0, "GPU": each} for each in wanted]
+
+
+def _run_job(job: Job) -> Outcome:
+    """Run a stage; in its own process, which ends with it."""
+    job.attempt.mkdir(parents=True, exist_ok=True)
+    _log_to(job.attempt / "stage.log")
+    os.chdir(job.launched_from)
+    sys.path.insert(0, str(job.launched_from))
+    context = StageContext(
+        name=job.name,
+        folder=job.folder,
+        inputs=job.inputs,
+        facts=job.facts,
+        fingerprint=job.fingerprint,
+        seed=job.seed,
+        metrics=MetricsFile(job.attempt / "metrics.jsonl"),
+    )
+    from stages.registry import run_stage
+
+    try:
+        return Outcome(result=run_stage(job.config, context))
+    except Exception as error:
+        logger.error("stage %s failed\n%s", job.name, traceback.format_exc())
+        return Outcome(cause=f"{type(error).__name__}: {error}")
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, and that of the processes it starts, to a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+
+
+def _set_environment() -> None:
+    """Settings that the processes started from here inherit."""
+    threads = str(os.cpu_count() or 1)
+    for name, value in {
+        "OMP_NUM_THREADS": threads,  # Ray would set 1 for a task of one CPU slot
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    here = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+
+
+def _last_sign_of_life(job: Job) -> float:
+    files = [job.attempt, job.attempt / "stage.log", job.attempt / "metrics.jsonl"]
+    return max(path.stat().st_mtime for path in files if path.exists())

@@ -1,0 +1,116 @@
+"""The loop over the plan: what is done is skipped, what is not runs, and what came of it is written down."""
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.config import RunConfig
+from pipeline.graph import order
+from pipeline.launch import Job, Outcome
+from pipeline.plan import Step, fingerprints, plan
+from pipeline.state import RunFolder, RunState, StageState, write_json
+from pipeline.summary import summarize
+
+logger = logging.getLogger(__name__)
+
+
+class Launcher(Protocol):
+    """What the loop asks of `pipeline.launch.RayLauncher`."""
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        """Run one attempt to its end."""
+        ...
+
+
+class StageFailed(RuntimeError):
+    """A stage ended without a result: which, why, and how to go on."""
+
+
+class Observer(Protocol):
+    """Who hears of progress: the command line."""
+
+    def begins(self, step: Step) -> None:
+        """Take note that a stage of the plan is begun or passed over."""
+        ...
+
+    def works(self, step: Step, attempt: Path) -> None:
+        """Take note that a stage is at work; called about once a second."""
+        ...
+
+
+def run(config: RunConfig, folder: RunFolder, launch: Callable[[], Launcher], observer: Observer) -> RunState:
+    """Bring the run to its end; returns its state. Raises StageFailed at the first stage that fails.
+
+    ``launch`` is called once, and only when some stage has to run.
+    """
+    state = folder.load() or RunState(name=config.name)
+    ordered = order(config.stages)
+    steps = plan(ordered, fingerprints(config, ordered), state)
+    launcher: Launcher | None = None
+    for step in steps:
+        observer.begins(step)
+        if step.action == "skip":
+            continue
+        launcher = launcher or launch()
+        state = _run_stage(config, folder, state, step, launcher, observer)
+    folder.save(state)
+    write_json(folder.summary, summarize(config, folder, state))
+    return state
+
+
+def _run_stage(
+    config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
+) -> RunState:
+    before = state.stage(step.name)
+    if step.action == "run":
+        shutil.rmtree(folder.stage(step.name), ignore_errors=True)
+        before = StageState()
+    number = before.attempts + 1
+    running = replace(before, status="running", fingerprint=step.fingerprint, attempts=number, cause="")
+    state = state.with_stage(step.name, running)
+    folder.save(state)
+    folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
+    job = _job(config, folder, step, number)
+    started = time.monotonic()
+    outcome = launcher.run(job, lambda: observer.works(step, job.attempt))
+    seconds = time.monotonic() - started
+    ended = replace(
+        running, status="done" if outcome.result else "failed", wall_s=before.wall_s + seconds, cause=outcome.cause
+    )
+    if outcome.result is not None:
+        folder.save_result(step.name, outcome.result)
+    state = replace(state.with_stage(step.name, ended), wall_s=state.wall_s + seconds)
+    folder.save(state)
+    folder.event("stage ends", stage=step.name, attempt=number, status=ended.status, cause=outcome.cause)
+    if outcome.result is None:
+        raise StageFailed(
+            f"stage {step.name!r} failed: {outcome.cause}\n"
+            f"  what it printed:  {job.attempt / 'stage.log'}\n"
+            f"  to go on:         strop resume {folder.root}"
+        )
+    return state
+
+
+def _job(config: RunConfig, folder: RunFolder, step: Step, attempt: int) -> Job:
+    stage = config.stages[step.name]
+    return Job(
+        name=step.name,
+        config=stage,
+        facts=config.facts,
+        folder=folder.stage(step.name).resolve(),
+        attempt=folder.new_attempt(step.name, attempt).resolve(),
+        inputs={role: folder.stage(source).resolve() / "output" for role, source in stage.inputs().items()},
+        fingerprint=step.fingerprint,
+        seed=_stage_seed(config.seed, step.name),
+        launched_from=Path.cwd(),
+    )
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Return a seed of the stage's own, so that a stage added or renamed leaves the others' alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little") & 0x7FFFFFFF

@@ -1,0 +1,150 @@
+"""What a run remembers of itself on disk: `run.json`, `events.jsonl` and each stage's `result.json`.
+
+Every file is written under another name and renamed, so that a kill leaves the old one or the new one.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.base import Estimate, StageResult
+
+Status = Literal["waiting", "running", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """Where one stage stands."""
+
+    status: Status = "waiting"
+    fingerprint: str = ""
+    """Of the config, data and inputs it ran with."""
+    attempts: int = 0
+    wall_s: float = 0.0
+    """Seconds spent in it, over all attempts."""
+    cause: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Where a run stands; `run.json`."""
+
+    name: str
+    wall_s: float = 0.0
+    """Seconds spent in stages, over all attempts that ended."""
+    stages: Mapping[str, StageState] = field(default_factory=dict)
+
+    def stage(self, name: str) -> StageState:
+        """Return where a stage stands; one never seen is waiting."""
+        return self.stages.get(name, StageState())
+
+    def with_stage(self, name: str, state: StageState) -> "RunState":
+        """Return the same run with one stage's state replaced."""
+        return replace(self, stages={**self.stages, name: state})
+
+
+class RunFolder:
+    """The folder of one run: where everything lies, and how it is written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as given."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The recipe as understood, defaults included."""
+        return self.root / "resolved.json"
+
+    @property
+    def summary(self) -> Path:
+        """The closing table, for programs."""
+        return self.root / "summary.json"
+
+    def stage(self, name: str) -> Path:
+        """Return a stage's folder."""
+        return self.root / name
+
+    def load(self) -> RunState | None:
+        """Read `run.json`; None where no run has been."""
+        path = self.root / "run.json"
+        if not path.is_file():
+            return None
+        tree = json.loads(path.read_text())
+        stages = {name: StageState(**stage) for name, stage in tree["stages"].items()}
+        return RunState(name=tree["name"], wall_s=tree["wall_s"], stages=stages)
+
+    def save(self, state: RunState) -> None:
+        """Write `run.json`."""
+        write_json(self.root / "run.json", asdict(state))
+
+    def event(self, what: str, **details: Any) -> None:
+        """Append a line to `events.jsonl`."""
+        with (self.root / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "event": what, **details}) + "\n")
+
+    def result(self, name: str) -> StageResult:
+        """Read what a finished stage said of itself."""
+        tree = json.loads((self.stage(name) / "result.json").read_text())
+        return StageResult(metrics=tree["metrics"], exams=_estimates(tree["exams"]), gains=_estimates(tree["gains"]))
+
+    def save_result(self, name: str, result: StageResult) -> None:
+        """Write a finished stage's `result.json`."""
+        write_json(self.stage(name) / "result.json", asdict(result))
+
+    def new_attempt(self, name: str, number: int) -> Path:
+        """Make the folder of an attempt and point `latest` at it."""
+        folder = self.stage(name) / f"attempt_{number:03d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.stage(name) / ".latest"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name)
+        temporary.replace(self.stage(name) / "latest")
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second driver; the lock falls with the process."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise BlockingIOError(
+                    f"another process ({file.read().strip()}) drives {self.root}; wait or stop it"
+                ) from error
+            file.truncate(0)
+            file.write(f"pid {os.getpid()}")
+            file.flush()
+            yield
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write JSON under another name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(tree, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under another name, have the disk take it, and rename it."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _estimates(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:
+    return {name: {key: Estimate(**value) for key, value in row.items()} for name, row in tree.items()}

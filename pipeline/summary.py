@@ -1,0 +1,92 @@
+"""What a run came to: a table for people and `summary.json` for programs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.config import RunConfig
+from pipeline.state import RunFolder, RunState
+from stages.base import Estimate, StageResult
+
+
+def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str, Any]:
+    """Return the content of `summary.json`."""
+    results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
+    exams = _exams(results)
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "wall_s": round(state.wall_s, 1),
+        "engine": config.engine.type,
+        "stages": [
+            {
+                "name": name,
+                "kind": stage.kind,
+                "status": state.stage(name).status,
+                "wall_s": round(state.stage(name).wall_s, 1),
+                "exam": {quantity: asdict(value) for quantity, value in exams.get(name, {}).items()},
+            }
+            for name, stage in config.stages.items()
+        ],
+        "gains": {
+            step: {quantity: asdict(value) for quantity, value in row.items()}
+            for result in results.values()
+            for step, row in result.gains.items()
+        },
+    }
+
+
+def table(config: RunConfig, folder: RunFolder, state: RunState) -> Table:
+    """Return stages with status, wall time and what exams found, each with its 95 % interval."""
+    results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
+    exams = _exams(results)
+    quantities = sorted({quantity for row in exams.values() for quantity in row})
+    found = Table(title=f"{config.name}, seed {config.seed}", title_justify="left")
+    for heading in ("stage", "kind", "status"):
+        found.add_column(heading)
+    for heading in ("wall", *quantities):
+        found.add_column(heading, justify="right")
+    if "base" in exams:
+        found.add_row("base", "model", "", "", *(_cell(exams["base"].get(quantity)) for quantity in quantities))
+    for name, stage in config.stages.items():
+        row = exams.get(name, {})
+        status = state.stage(name)
+        wall = f"{status.wall_s:.0f} s" if status.wall_s else ""
+        found.add_row(name, stage.kind, status.status, wall, *(_cell(row.get(quantity)) for quantity in quantities))
+    return found
+
+
+def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table | None:
+    """Return what each examined model gained over the one before, on the same problems; None without an exam."""
+    results = [folder.result(name) for name in config.stages if state.stage(name).status == "done"]
+    rows = [
+        (step, quantity, value) for r in results for step, row in r.gains.items() for quantity, value in row.items()
+    ]
+    if not rows:
+        return None
+    found = Table(title="paired gains with 95 % bootstrap intervals", title_justify="left")
+    for heading in ("step", "exam"):
+        found.add_column(heading)
+    for heading in ("gain", "beyond noise"):
+        found.add_column(heading, justify="right")
+    for step, quantity, value in rows:
+        found.add_row(step, quantity, _gain(value), "yes" if value.low > 0 or value.high < 0 else "no")
+    return found
+
+
+def _exams(results: dict[str, StageResult]) -> dict[str, dict[str, Estimate]]:
+    """Join the exams of all evaluate stages, by examined stage."""
+    joined: dict[str, dict[str, Estimate]] = {}
+    for result in results.values():
+        for name, row in result.exams.items():
+            joined.setdefault(name, {}).update(row)
+    return joined
+
+
+def _cell(value: Estimate | None) -> str:
+    return f"{value.mean:.1%} [{value.low:.1%}, {value.high:.1%}]" if value else ""
+
+
+def _gain(value: Estimate) -> str:
+    return f"{value.mean * 100:+.1f} [{value.low * 100:+.1f}, {value.high * 100:+.1f}] points"

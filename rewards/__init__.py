@@ -1,0 +1,1 @@
+"""What a good answer is: text in, a number out. Knows nothing of policies, rollouts or Ray."""

@@ -1,0 +1,98 @@
+"""What a recipe may say about rewards. Imports nothing heavy."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+
+
+class RewardConfigBase(BaseModel):
+    """What every reward has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    weight: float = 1.0
+    """Factor of this reward in the sum."""
+    name: str | None = None
+    """Name in metrics and score parts; by default the type, or the function's own name."""
+    gold_value: float | None = 1.0
+    """What a gold answer must score at least, before the weight; null leaves this reward out of the check."""
+
+    @property
+    def label(self) -> str:
+        """The name under which this reward's values appear."""
+        return self.name or str(getattr(self, "type"))  # noqa: B009 - each member of the union has it
+
+
+class MathRewardConfig(RewardConfigBase):
+    """1 when the last boxed answer (or the last expression) equals the gold answer, else 0."""
+
+    type: Literal["math"] = "math"
+    answer_column: str = "answer"
+    """Column that holds the gold answer."""
+
+
+class FormatRewardConfig(RewardConfigBase):
+    """1 when the completion's text matches a pattern, else 0."""
+
+    type: Literal["format"] = "format"
+    pattern: str = r"(?s).*\\boxed\{[^{}]+\}\s*\Z"
+    r"""Regular expression of Python's that the whole text must match; by default: ends in a box."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is no regular expression of Python's: {error}") from error
+        return pattern
+
+
+class FunctionRewardConfig(RewardConfigBase):
+    """A function of the user's, in TRL's signature: f(prompts, completions, **columns) -> list of floats."""
+
+    type: Literal["function"] = "function"
+    import_path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`module:function`, importable from the folder in which the run was started."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further keyword arguments, passed at every call."""
+
+    @property
+    def label(self) -> str:
+        """The given name, or the function's."""
+        return self.name or self.import_path.split(":")[1]
+
+
+def _reward_type(value: Any) -> str | None:
+    """The union's tag; a bare `import_path` means a function."""
+    if isinstance(value, dict):
+        return value.get("type", "function" if "import_path" in value else None)
+    return getattr(value, "type", None)
+
+
+RewardConfig = Annotated[
+    Annotated[MathRewardConfig, Tag("math")]
+    | Annotated[FormatRewardConfig, Tag("format")]
+    | Annotated[FunctionRewardConfig, Tag("function")],
+    Discriminator(_reward_type),
+]
+
+
+class ScoringConfig(BaseModel):
+    """How rewards are run: processes, deadlines, and how much failure a run bears."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    num_workers: int = Field(default=1, ge=1)
+    """Worker processes; each imports the rewards once."""
+    deadline_s: float = Field(default=20.0, gt=0)
+    """Seconds that one group may take before its worker is killed and replaced."""
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds that a worker may take to start and import the rewards."""
+    max_retries: int = Field(default=1, ge=0)
+    """How often a group is tried again when its worker was killed from outside."""
+    max_unscorable_fraction: float = Field(default=0.2, ge=0, le=1)
+    """Share of unscorable attempts, over the last `window_attempts`, past which the run stops."""
+    window_attempts: int = Field(default=512, ge=1)
+    """Length of that window, in attempts."""

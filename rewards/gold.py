@@ -1,0 +1,86 @@
+"""The gold check: does every reward give full marks to the right answer? `strop check` asks, before a run."""
+
+import math
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rewards.config import RewardConfig
+from rewards.process import RewardProcess, WorkerError
+from rewards.registry import check_labels
+from rewards.types import FAILURES, Attempt, Score
+
+
+class GoldCheck:
+    """A check under way in a worker process: start it early, do other work, ask for ``problems`` last.
+
+    Example::
+
+        with GoldCheck(rewards) as check:   # the worker imports the rewards meanwhile
+            attempts = read_gold_answers()
+            problems = check.problems(attempts, deadline_s=30)
+    """
+
+    def __init__(self, rewards: Sequence[RewardConfig]) -> None:
+        """Start the worker, which goes on by itself; RewardError when the list of rewards is wrong."""
+        check_labels(rewards)
+        self._rewards = tuple(rewards)
+        self._process = RewardProcess(self._rewards)
+
+    def problems(self, attempts: Sequence[Attempt], deadline_s: float = 30.0) -> list[str]:
+        """Score gold answers, each as a group of one; say what is wrong in a line a reward, or nothing.
+
+        A reward is wrong when it fails, or gives less than its ``gold_value``; one that does not apply to a
+        row is not. Rows are numbered from 1. The deadline is for importing and scoring together.
+        """
+        end = time.monotonic() + deadline_s
+        scores: list[Score] = []
+        try:
+            self._process.wait_ready(deadline_s)
+            for attempt in attempts:
+                scores += self._process.score([attempt], max(0.0, end - time.monotonic()))
+        except WorkerError as error:
+            where = f" on the gold answer of row {len(scores) + 1}" if error.cause != "error" else ""
+            return [*self._found(attempts, scores), f"{error}{where}"]
+        return self._found(attempts, scores)
+
+    def close(self) -> None:
+        """End the worker; safe to call twice."""
+        self._process.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _found(self, attempts: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
+        """Return at most one line of failures, and one for each reward with low marks."""
+        failed = [row for row, score in enumerate(scores) if score.cause in FAILURES]
+        found = [f"{scores[row].detail}, on the gold answer of {_rows(failed)}" for row in failed[:1]]
+        for reward in self._rewards:
+            marks = [score.parts[reward.label] for score in scores]
+            least = -math.inf if reward.gold_value is None else reward.gold_value
+            low = [row for row, mark in enumerate(marks) if mark is not None and mark < least]
+            found += [
+                f"reward {reward.label!r} gives {marks[row]:g} to the gold answer of {_rows(low)}, "
+                f"{attempts[row].completion[-1]['content']!r:.200}; the right answer must score at least "
+                f"{least:g}. Mend the reward or the gold answers, or set its `gold_value` to null if it does "
+                "not judge rightness"
+                for row in low[:1]
+            ]
+        return found
+
+
+def _rows(rows: Sequence[int]) -> str:
+    more = f" (and of {len(rows) - 1} more)" if len(rows) > 1 else ""
+    return f"row {rows[0] + 1}{more}"
+
+
+def check_gold(rewards: Sequence[RewardConfig], attempts: Sequence[Attempt], deadline_s: float = 30.0) -> list[str]:
+    """Run a whole gold check and return its problems; see `GoldCheck`."""
+    with GoldCheck(rewards) as check:
+        return check.problems(attempts, deadline_s)

@@ -1,0 +1,138 @@
+"""The math reward: is the final answer the gold answer? By math-verify, as mathematics, not text."""
+
+import logging
+import math as arithmetic
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rewards.types import RewardFunction
+
+if TYPE_CHECKING:
+    from rewards.config import MathRewardConfig
+
+ANSWER_LIMIT_S = 2.0
+"""Seconds that one answer may take to parse and compare."""
+BOX = r"\boxed{"
+
+
+class _TooSlowError(BaseException):
+    """Raised by the alarm. Not an Exception, because math-verify turns those into 'not equal'."""
+
+
+def load(config: "MathRewardConfig") -> RewardFunction:
+    r"""Import math-verify (half a second) and return a reward: 1.0 where the answer equals gold, else 0.0.
+
+    The gold answer is `config.answer_column`, bare (`633`, `\frac{1}{2}`) or in a box. An answer that cannot
+    be compared within two seconds, such as `2^{10^{10}}`, is NaN: not wrong, but not scored.
+    """
+    import math_verify  # noqa: F401 - a worker pays for it at its start, not in its first group
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we hold the clock; we know
+    column = config.answer_column
+    equals(BOX + "1}", "1")  # the first parse builds tables
+
+    def math(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+        if column not in columns:
+            raise ValueError(f"the gold answer's column {column!r} is missing; the data has {sorted(columns)}")
+        texts = [turns[-1]["content"] for turns in completions]
+        return [_mark(text, str(gold)) for text, gold in zip(texts, columns[column], strict=True)]
+
+    return math
+
+
+def _mark(response: str, gold: str) -> float:
+    """1.0, 0.0, or NaN for an answer that takes too long."""
+    try:
+        with _time_limit(ANSWER_LIMIT_S):
+            return float(equals(response, gold))
+    except _TooSlowError:
+        return arithmetic.nan
+
+
+def equals(response: str, gold: str) -> bool:
+    r"""Say whether the response's final answer equals the gold answer.
+
+    The final answer is what the last `\boxed{...}` holds, or the last expression where there is no box. Equal
+    are: numbers of the same value, however written (`1/2`, `\frac{1}{2}`, `0.5`, `50\%`; `1,234`; `5\text{
+    cm}` is 5); decimals that agree to six places where one side is not exact; expressions that simplify to
+    each other; equal sets, intervals and matrices; `x = 5` and `5`; the same text. An open box, an empty one,
+    or none with anything that can be parsed, equals nothing.
+
+    Where the gold answer is a rational number, the answer must be a result: a sum, or a product of whole
+    numbers, is the exercise repeated and equals nothing. Raises ValueError for a gold answer that cannot be
+    parsed.
+    """
+    from math_verify import verify
+
+    gold_forms = _parse(gold if BOX in gold else f"{BOX}{gold}}}")
+    if not gold_forms:
+        raise ValueError(f"the gold answer {gold!r} cannot be parsed; it must be one mathematical expression")
+    forms = _parse(response)
+    if forms and _is_rational(gold_forms[0]) and _is_exercise(forms[0]):
+        return False
+    return bool(verify(gold_forms, forms, timeout_seconds=None))
+
+
+def _parse(text: str) -> list[Any]:
+    """Parse the final answer into math-verify's forms, the expression first; empty where there is none."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    if BOX in text:
+        text = last_box(text)
+    rules = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return list(parse(text, rules, extraction_mode="first_match", parsing_timeout=None))
+
+
+def last_box(text: str) -> str:
+    r"""Return the last `\boxed{...}` with its braces balanced, or an empty string where it is never closed.
+
+    math-verify alone would read two boxes near each other as one: 5 and 633 become the number 5,633.
+    """
+    start = text.rindex(BOX)
+    depth = 0
+    for end in range(start + len(BOX) - 1, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[start : end + 1]
+    return ""
+
+
+def _is_rational(form: Any) -> bool:
+    return bool(getattr(form, "is_Rational", False))
+
+
+def _is_exercise(form: Any) -> bool:
+    """Say whether work is left to be done: a sum, a sum times something, or a product of whole numbers."""
+    if getattr(form, "is_Add", False):
+        return True
+    if not getattr(form, "is_Mul", False):
+        return False
+    whole = [factor for factor in form.args if factor.is_Integer]
+    multiplied = len(whole) == len(form.args) and sum(abs(factor) != 1 for factor in whole) > 1
+    return multiplied or any(factor.is_Add for factor in form.args)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooSlowError in the block after so many seconds.
+
+    Alarms reach main threads only. Elsewhere there is no limit but the worker's deadline, as for C code that
+    holds on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGALRM, _raise_too_slow)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _raise_too_slow(signum: int, frame: object) -> None:
+    raise _TooSlowError

@@ -1,0 +1,62 @@
+"""From what a recipe says to a function that can be called. Worker processes call it."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from rewards import format as format_reward
+from rewards import math_answer
+from rewards.types import RewardError, RewardFunction
+
+if TYPE_CHECKING:  # the worker's start is on the clock of `strop check`
+    from rewards.config import FunctionRewardConfig, RewardConfigBase
+
+
+def import_function(config: "FunctionRewardConfig") -> RewardFunction:
+    """Import the user's function and bind its ``kwargs``; RewardError says what to mend where that fails."""
+    module_name, name = config.import_path.split(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # importing runs the user's code: anything can come out
+        raise RewardError(
+            f"reward {config.import_path!r} cannot be imported: {type(error).__name__}: {error}. An import "
+            "path is 'module:function'; the module is installed, or lies in the folder of the command"
+        ) from error
+    if not callable(function) or inspect.isclass(function):
+        raise RewardError(
+            f"reward {config.import_path!r} is {function!r}, which is no reward; it must be a "
+            "function f(prompts, completions, **columns)"
+        )
+    try:
+        inspect.signature(function).bind_partial(**config.kwargs)
+    except TypeError as error:
+        raise RewardError(
+            f"reward {config.import_path!r} is given kwargs {sorted(config.kwargs)}, and its signature is "
+            f"{inspect.signature(function)}: {error}. Mend `kwargs` or the function"
+        ) from error
+    return cast(RewardFunction, functools.partial(function, **config.kwargs))
+
+
+LOADERS: dict[str, Callable[[Any], RewardFunction]] = {
+    "math": math_answer.load,
+    "format": format_reward.load,
+    "function": import_function,
+}
+"""Every reward type, and what turns its config into a function."""
+
+
+def build(config: "RewardConfigBase") -> RewardFunction:
+    """Import what the reward needs, heavy libraries included, and return it ready to be called."""
+    return LOADERS[getattr(config, "type")](config)  # noqa: B009 - each member of the union has it
+
+
+def check_labels(rewards: Sequence["RewardConfigBase"]) -> None:
+    """Raise RewardError when there is no reward, or when two would write their values under one name."""
+    labels = [reward.label for reward in rewards]
+    if not labels:
+        raise RewardError("there is no reward to score with; name at least one under `rewards`")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise RewardError(f"{labels.count(label)} rewards are called {label!r}; give each its own `name`")

@@ -1,0 +1,161 @@
+"""Prompts in, scored groups out: asks the pool, scores each group as its completions arrive, and counts.
+
+prompts -> GenerationRequest -> pool.generate -> Attempt -> scorer -> Score -> RolloutGroup
+"""
+
+import hashlib
+import logging
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Protocol
+
+from rewards.types import FAILURES, Attempt, Score
+from rollout.config import SamplingConfig
+from rollout.engine import Pool
+from rollout.types import Completion, GenerationRequest, Prompt, Rollout, RolloutError, RolloutGroup
+
+logger = logging.getLogger(__name__)
+
+SIGNAL_TOLERANCE = 1e-6
+"""Rewards of a group that lie closer together than this say nothing about which answer is better."""
+
+
+class GroupScorer(Protocol):
+    """What the collector asks of `rewards.scorer.Scorer`."""
+
+    def submit(self, group: Sequence[Attempt], /) -> "Future[list[Score]]":
+        """Score one group in the background, one score an attempt, in their order."""
+        ...
+
+    def check_budget(self) -> None:
+        """Raise RewardError when too many attempts could not be scored."""
+        ...
+
+
+class Collector:
+    """Turns prompts into scored groups, all completions of a call by one version of the policy.
+
+    ``decode`` turns token ids into text without special tokens. ``score_timeout_s`` is the longest time
+    without any group being scored, once generation is over.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        scorer: GroupScorer,
+        decode: Callable[[Sequence[int]], str],
+        sampling: SamplingConfig,
+        eos_ids: Sequence[int],
+        *,
+        score_timeout_s: float = 600.0,
+    ) -> None:
+        self._pool = pool
+        self._scorer = scorer
+        self._decode = decode
+        self._sampling = sampling
+        self._eos_ids = tuple(eos_ids)
+        self._score_timeout_s = score_timeout_s
+
+    def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int) -> list[RolloutGroup]:
+        """Answer every prompt ``num_completions`` times and score; groups come in the order of the prompts.
+
+        Raises RolloutError when completions or scores fail to come, RewardError when the scorer's budget is
+        spent.
+        """
+        requests = [
+            self._request(prompt, num_completions, request_seed(seed, index)) for index, prompt in enumerate(prompts)
+        ]
+        completions: dict[int, tuple[Completion, ...]] = {}
+        futures: dict[Future[list[Score]], int] = {}
+        for index, answers in self._pool.generate(requests):
+            completions[index] = answers
+            futures[self._scorer.submit(self._attempts(prompts[index], answers))] = index
+        scores = {futures[future]: future.result() for future in self._scored(futures)}
+        self._scorer.check_budget()
+        return [self._group(prompt, completions[at], scores[at]) for at, prompt in enumerate(prompts)]
+
+    def _request(self, prompt: Prompt, num_completions: int, seed: int) -> GenerationRequest:
+        return GenerationRequest(
+            prompt_ids=prompt.token_ids,
+            num_completions=num_completions,
+            max_tokens=self._sampling.max_tokens,
+            temperature=self._sampling.temperature,
+            seed=seed,
+            eos_ids=self._eos_ids,
+        )
+
+    def _attempts(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Attempt]:
+        return [
+            Attempt(
+                prompt=prompt.messages,
+                completion=[{"role": "assistant", "content": self._decode(completion.token_ids)}],
+                completion_ids=completion.token_ids,
+                columns=prompt.columns,
+            )
+            for completion in completions
+        ]
+
+    def _scored(self, futures: dict["Future[list[Score]]", int]) -> Iterator["Future[list[Score]]"]:
+        """Yield futures as they are done. Raises RolloutError when none is, for too long."""
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=self._score_timeout_s, return_when=FIRST_COMPLETED)
+            if not done:
+                raise RolloutError(
+                    f"no group was scored for {self._score_timeout_s:.0f} s, {len(pending)} of "
+                    f"{len(futures)} are open; a reward hangs past its deadline, or there are too few workers"
+                )
+            yield from done
+
+    def _group(self, prompt: Prompt, completions: Sequence[Completion], scores: Sequence[Score]) -> RolloutGroup:
+        rollouts = tuple(
+            Rollout(completion=completion, response=self._decode(completion.token_ids), score=score)
+            for completion, score in zip(completions, scores, strict=True)
+        )
+        return RolloutGroup(prompt=prompt, rollouts=rollouts)
+
+
+def request_seed(seed: int, index: int) -> int:
+    """Return the seed of request ``index`` of a call, in [0, 2^48), far from all others."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest(), "big")
+
+
+def has_signal(group: RolloutGroup) -> bool:
+    """Say whether a group's rewards differ, by more than a tolerance; unscorable rollouts do not count."""
+    values = [rollout.score.value for rollout in group.rollouts if rollout.score.value is not None]
+    return bool(values) and max(values) - min(values) > SIGNAL_TOLERANCE
+
+
+def summarize(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Return the metrics of a collection; a mean of nothing is left out."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if not rollouts:
+        return {}
+    scores = [rollout.score for rollout in rollouts]
+    causes = Counter(score.cause for score in scores)
+    cut = sum(rollout.completion.finish_reason != "stop" for rollout in rollouts)
+    failures = sum(causes[cause] for cause in FAILURES)
+    return {
+        **_reward_metrics(scores),
+        "reward/unscorable_fraction": failures / len(rollouts),
+        **{f"reward/cause/{cause}/count": float(count) for cause, count in sorted(causes.items())},
+        "rollout/length/mean_tokens": statistics.fmean(len(r.completion.token_ids) for r in rollouts),
+        "rollout/truncated_fraction": cut / len(rollouts),
+        "rollout/no_signal_fraction": sum(not has_signal(group) for group in groups) / len(groups),
+    }
+
+
+def _reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """Return mean and population deviation of the values, and the mean of each part."""
+    metrics: dict[str, float] = {}
+    values = [score.value for score in scores if score.value is not None]
+    if values:
+        metrics = {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)}
+    parts: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        for name, part in score.parts.items():
+            if part is not None:
+                parts[name].append(part)
+    return metrics | {f"reward/{name}/mean": statistics.fmean(part) for name, part in parts.items()}

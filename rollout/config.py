@@ -1,0 +1,80 @@
+"""What a recipe may say about generation. Imports nothing heavy."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EngineConfigBase(_Config):
+    """What every engine has."""
+
+    max_model_tokens: int = Field(default=1024, ge=8)
+    """Context of the engine: prompt and completion together, in tokens."""
+
+    def worker_gpus(self) -> list[int]:
+        """Return how many GPUs each worker process wants, one entry a worker; none for an engine in process."""
+        return []
+
+
+class VLLMEngineConfig(EngineConfigBase):
+    """Workers around vLLM's asynchronous engine, one Ray actor each."""
+
+    type: Literal["vllm"] = "vllm"
+    num_engines: int = Field(default=1, ge=1)
+    """Rollout workers."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one worker."""
+    max_num_seqs: int = Field(default=128, ge=1)
+    """Sequences that one worker decodes at a time."""
+    memory_fraction: float = Field(default=0.4, gt=0, lt=1)
+    """Share of a GPU's memory for weights and cache; the learner needs the rest when they share a card."""
+    cpu_cache_gib: int = Field(default=1, ge=1)
+    """Key-value cache of a worker without a GPU, in GiB."""
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    """How long a worker may take to be ready."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """How long one batch of prompts may take before the run stops."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Any further argument of vLLM's AsyncEngineArgs."""
+
+    def worker_gpus(self) -> list[int]:
+        """Return the GPUs of each worker."""
+        return [self.tensor_parallel] * self.num_engines
+
+
+class TransformersEngineConfig(EngineConfigBase):
+    """transformers in the stage's own process: exact and slow, for machines without vLLM."""
+
+    type: Literal["transformers"] = "transformers"
+    max_batch_tokens: int = Field(default=16384, ge=1)
+    """Tokens (prompt and completion) generated together; bounds memory."""
+
+
+EngineConfig = Annotated[VLLMEngineConfig | TransformersEngineConfig, Field(discriminator="type")]
+
+
+class SamplingConfig(_Config):
+    """How completions are sampled."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    """Divides the logits; 0 is greedy."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion, in tokens."""
+
+
+class WeightSyncConfig(_Config):
+    """How weights reach the engines, and how that is verified."""
+
+    num_probes: int = Field(default=4, ge=1)
+    """Sequences whose log-probabilities learner and engines compare after each sync."""
+    max_drift: float = Field(default=1e-3, gt=0)
+    """Largest difference on a probe token, in nats, past which the run stops.
+
+    The default suits float32; bfloat16 needs about 0.5.
+    """
+    timeout_s: float = Field(default=120.0, gt=0)
+    """How long one sync may take."""

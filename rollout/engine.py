@@ -1,0 +1,91 @@
+"""The seams of generation: what an engine is, and what a pool of them offers to collector and weight sync.
+
+An engine answers prompts with one copy of the policy. `rollout.vllm_engine` and `rollout.transformers_engine`
+implement it; `rollout.workers` makes pools of either.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from rollout.types import Completion, GenerationRequest
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineModel:
+    """What an engine is started with; the weights arrive by the first `load_weights`."""
+
+    folder: Path
+    """A Hugging Face folder: config and tokenizer."""
+    precision: Precision
+    """The run's one precision."""
+    seed: int
+    """Of the engine itself; each request carries its own."""
+
+
+class Engine(Protocol):
+    """One copy of the policy that can answer. Asynchronous, so that many prompts are in flight."""
+
+    version: int
+    """Policy version of the weights it holds; -1 before the first load."""
+
+    async def generate(self, request: GenerationRequest) -> tuple[Completion, ...]:
+        """Answer one prompt ``request.num_completions`` times, in the order of the seeds.
+
+        Greedy log-probabilities are those at temperature 1.
+        """
+        ...
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return for each sequence of T tokens the T - 1 log-probabilities of tokens 1..T-1, in nats."""
+        ...
+
+    async def load_weights(self, files: Sequence[Path], version: int) -> None:
+        """Take the weights in the safetensors files, under transformers' parameter names, as ``version``."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; the engine is not used again."""
+        ...
+
+
+class Pool(Protocol):
+    """Several engines behind one door. The caller waits, and each wait has a deadline and a name."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Answer all requests; yield (index of the request, its completions) as each one finishes.
+
+        Raises RolloutError, naming engine and cause, when no engine can answer within its deadline.
+        """
+        ...
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
+        """Return [engine][sequence][T - 1]: what each engine gives tokens 1..T-1 of each sequence, in nats.
+
+        Raises RolloutError, naming the engine, when one has not answered after ``timeout_s``; so does
+        `load_weights`.
+        """
+        ...
+
+    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
+        """Give every engine these weights; returns when all of them hold ``version``."""
+        ...
+
+    def close(self) -> None:
+        """Stop every engine; safe to call twice."""
+        ...
+
+
+def require_fit(requests: Sequence[GenerationRequest], max_model_tokens: int) -> None:
+    """Raise ValueError where a prompt and its longest completion do not fit the engine's context."""
+    for at, request in enumerate(requests):
+        tokens = len(request.prompt_ids) + request.max_tokens
+        if tokens > max_model_tokens:
+            raise ValueError(
+                f"request {at} needs {len(request.prompt_ids)} tokens of prompt and {request.max_tokens} of "
+                f"completion, but the engine's context is {max_model_tokens} tokens; raise "
+                "engine.max_model_tokens, lower sampling.max_tokens, or drop long prompts"
+            )

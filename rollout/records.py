@@ -1,0 +1,113 @@
+"""Every scored group on disk, as Parquet: one row a rollout. For reading, re-scoring, and building pairs."""
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rewards.types import Score
+from rollout.types import Completion, Prompt, Rollout, RolloutGroup
+
+_SCHEMA = pa.schema(
+    {
+        "group": pa.int32(),  # number of the group in the file
+        "prompt_id": pa.string(),
+        "prompt_token_ids": pa.list_(pa.int32()),
+        "messages": pa.string(),  # JSON
+        "columns": pa.string(),  # JSON
+        "response": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
+        "logprobs": pa.list_(pa.float64()),
+        "versions": pa.list_(pa.int32()),
+        "finish_reason": pa.string(),
+        "score": pa.float64(),
+        "cause": pa.string(),
+        "parts": pa.string(),  # JSON
+        "score_seconds": pa.float64(),
+        "detail": pa.string(),
+    }
+)
+
+
+def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    """Write the groups; the file appears under its name when it is complete. Replaces an older one.
+
+    Raises ValueError where a prompt's columns do not go into JSON.
+    """
+    rows = [_row(at, group.prompt, rollout) for at, group in enumerate(groups) for rollout in group.rollouts]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_groups(path: Path) -> list[RolloutGroup]:
+    """Read what `write_groups` wrote, equal to what it was given, tuples and lists in JSON columns aside."""
+    rows = pq.read_table(path).to_pylist()
+    grouped = [list(members) for _, members in groupby(rows, key=lambda row: row["group"])]
+    return [RolloutGroup(prompt=_prompt(rows[0]), rollouts=tuple(_rollout(row) for row in rows)) for rows in grouped]
+
+
+def _row(group: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
+    completion, score = rollout.completion, rollout.score
+    return {
+        "group": group,
+        "prompt_id": prompt.id,
+        "prompt_token_ids": prompt.token_ids,
+        "messages": json.dumps([dict(message) for message in prompt.messages]),
+        "columns": _columns_as_json(prompt),
+        "response": rollout.response,
+        "token_ids": completion.token_ids,
+        "logprobs": completion.logprobs,
+        "versions": completion.versions,
+        "finish_reason": completion.finish_reason,
+        "score": score.value,
+        "cause": score.cause,
+        "parts": json.dumps(dict(score.parts)),
+        "score_seconds": score.seconds,
+        "detail": score.detail,
+    }
+
+
+def _columns_as_json(prompt: Prompt) -> str:
+    try:
+        return json.dumps(dict(prompt.columns))
+    except TypeError as error:
+        raise ValueError(
+            f"prompt {prompt.id!r} has a column that JSON cannot hold ({error}); rollouts are kept "
+            "with their columns, so use numbers, texts, lists and dicts"
+        ) from error
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    return Prompt(
+        id=row["prompt_id"],
+        messages=json.loads(row["messages"]),
+        token_ids=tuple(row["prompt_token_ids"]),
+        columns=json.loads(row["columns"]),
+    )
+
+
+def _rollout(row: dict[str, Any]) -> Rollout:
+    completion = Completion(
+        token_ids=tuple(row["token_ids"]),
+        logprobs=tuple(row["logprobs"]),
+        versions=tuple(row["versions"]),
+        finish_reason=row["finish_reason"],
+    )
+    score = Score(
+        value=row["score"],
+        cause=row["cause"],
+        parts=json.loads(row["parts"]),
+        seconds=row["score_seconds"],
+        detail=row["detail"],
+    )
+    return Rollout(completion=completion, response=row["response"], score=score)

@@ -1,0 +1,205 @@
+"""Gives the engines the learner's weights, and proves that they have them.
+
+After each sync the engines score a few probe sequences, and the log-probabilities must be the learner's.
+Weights that arrive wrong make nothing fail: the run would only learn less.
+"""
+
+import fcntl
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from rollout.config import WeightSyncConfig
+from rollout.engine import Pool
+from rollout.types import RolloutError
+
+_SHARED_MEMORY = Path("/dev/shm")
+_PREFIX = "strop-weights-"
+_WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """What one sync did."""
+
+    version: int
+    seconds: float
+    """Writing, loading and checking."""
+    bytes: int
+    """Size of all weights."""
+    changed_bytes: int
+    """Bytes of the parameters whose bits differ from the last sync; all of them in the first."""
+    drift_max: float
+    """Largest difference between learner and any engine on a probe token, in nats."""
+    drift_mean: float
+    """Mean of these differences, in nats."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return the report under its metric names."""
+        return {
+            "sync/time_s": self.seconds,
+            "sync/size_bytes": self.bytes,
+            "sync/changed_bytes": self.changed_bytes,
+            "sync/drift_max": self.drift_max,
+            "sync/drift_mean": self.drift_mean,
+        }
+
+
+class WeightSync:
+    """Publishes weights through a safetensors file in a folder that this process and the engines share.
+
+    The folder is shared memory unless another is given; engines on other machines need one on a shared disk.
+    It holds a file only while `publish` runs. What a killed run has left there is removed when the next one
+    starts. The last weights are kept in this process's memory, to count what changed.
+    """
+
+    def __init__(self, pool: Pool, config: WeightSyncConfig, folder: Path | None = None) -> None:
+        self._pool = pool
+        self._config = config
+        self._folder = _LockedFolder(folder or _default_folder())
+        self._last: dict[str, torch.Tensor] = {}
+
+    def publish(
+        self,
+        weights: Iterable[tuple[str, torch.Tensor]],
+        version: int,
+        probes: Sequence[Sequence[int]],
+        probe_logprobs: Sequence[Sequence[float]],
+    ) -> SyncReport:
+        """Bring ``weights`` to every engine as ``version``, and compare.
+
+        ``weights`` must be complete, see `policy_weights`. ``probe_logprobs`` are the learner's own,
+        [probe][T - 1] for tokens 1..T-1. Raises RolloutError where an engine differs by more than the
+        configured drift.
+        """
+        _check_probes(probes, probe_logprobs)
+        start = time.monotonic()
+        tensors = _own_copies(weights)
+        path = self._folder.path / f"version-{version}.safetensors"
+        try:
+            save_file(tensors, path)
+            self._pool.load_weights([path], version, timeout_s=self._config.timeout_s)
+        finally:
+            path.unlink(missing_ok=True)
+        changed_bytes = sum(_changed_bytes(self._last.get(name), new) for name, new in tensors.items())
+        self._last = tensors
+        drifts = self._drifts(version, probes, probe_logprobs)
+        return SyncReport(
+            version=version,
+            seconds=time.monotonic() - start,
+            bytes=sum(tensor.nbytes for tensor in tensors.values()),
+            changed_bytes=changed_bytes,
+            drift_max=max(drifts),
+            drift_mean=sum(drifts) / len(drifts),
+        )
+
+    def close(self) -> None:
+        """Remove the folder; the pool stays open."""
+        self._folder.remove()
+        self._last = {}
+
+    def _drifts(
+        self, version: int, probes: Sequence[Sequence[int]], expected: Sequence[Sequence[float]]
+    ) -> list[float]:
+        """Return |engine - learner| for every engine, probe and token."""
+        drifts: list[float] = []
+        answers = self._pool.logprobs(probes, timeout_s=self._config.timeout_s)
+        for engine, answer in enumerate(answers):
+            for probe, (got, want) in enumerate(zip(answer, expected, strict=True)):
+                differences = [abs(a - b) for a, b in zip(got, want, strict=True)]
+                worst = max(differences, key=lambda it: math.inf if math.isnan(it) else it)
+                self._require_small(worst, engine, probe, version)
+                drifts.extend(differences)
+        return drifts
+
+    def _require_small(self, drift: float, engine: int, probe: int, version: int) -> None:
+        if not drift <= self._config.max_drift:  # NaN is no agreement either
+            raise RolloutError(
+                f"after syncing version {version}, engine {engine} differs from the learner by {drift:.4g} "
+                f"nats on probe {probe}; the limit is {self._config.max_drift:g}. Likely: learner and engine "
+                "compute in different precisions (bfloat16 needs sync.max_drift of about 0.5), a parameter "
+                "was not sent (a tied head, an unmerged adapter), or the probes were scored on other weights"
+            )
+
+
+def policy_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield a transformers model's weights under its own names, complete: a tied output head is among them.
+
+    Engines hold the head apart from the embeddings, so it must come under its own name even when the model
+    shares it.
+    """
+    state = model.state_dict()
+    head = model.get_output_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    state.setdefault(f"{names[id(head)]}.weight", head.weight)
+    for name, tensor in state.items():
+        yield name, tensor.detach()
+
+
+class _LockedFolder:
+    """A folder of this process alone. The lock on it falls when the process dies, however it dies."""
+
+    def __init__(self, parent: Path) -> None:
+        for left in parent.glob(f"{_PREFIX}*"):
+            _remove_if_unlocked(left)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        if self.path.exists():
+            shutil.rmtree(self.path)
+            os.close(self._descriptor)
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        return  # its run is alive
+    finally:
+        os.close(descriptor)
+
+
+def _default_folder() -> Path:
+    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+
+
+def _own_copies(weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return copies on the CPU that share no memory; safetensors refuses tensors that do."""
+    copies = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in weights
+    }
+    if not copies:
+        raise ValueError("there are no weights to publish; pass policy_weights(model), once for each publish")
+    return copies
+
+
+def _changed_bytes(old: torch.Tensor | None, new: torch.Tensor) -> int:
+    """Count by bits, so that a NaN equals itself."""
+    width: int = new.element_size()
+    if old is None or old.shape != new.shape or old.dtype != new.dtype:
+        return int(new.numel()) * width
+    changed: int = torch.count_nonzero(old.view(_WORD[width]) != new.view(_WORD[width])).item()
+    return changed * width
+
+
+def _check_probes(probes: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]]) -> None:
+    expected = [len(probe) - 1 for probe in probes]
+    if not probes or min(expected) < 1 or expected != [len(row) for row in logprobs]:
+        raise ValueError(
+            f"probes of {[len(probe) for probe in probes]} tokens came with {[len(row) for row in logprobs]} "
+            "log-probabilities; a sync needs at least one probe, each of two tokens or more, with one "
+            "log-probability for each token but the first"
+        )

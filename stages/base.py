@@ -1,0 +1,116 @@
+"""What every stage is given and gives back: facts of the run, its own config and context, and a result.
+
+Imports nothing heavy; `pipeline` builds these and a stage's ``run(config, context)`` reads them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rollout.config import EngineConfig, VLLMEngineConfig
+from rollout.engine import Precision
+from stages.data.config import DataConfig
+from stages.metrics import MetricsFile
+
+
+class StageError(RuntimeError):
+    """A stage cannot start or go on: what is wrong, the rule, and the way out."""
+
+
+class Config(BaseModel):
+    """Base of every config object: frozen, unknown keys refused, a string under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunFacts(Config):
+    """What holds for the whole run and is written once, at the top of the recipe."""
+
+    model: str
+    """Base model: a Hugging Face id or a folder."""
+    seed: int = 0
+    """Everything random in the run follows from it."""
+    precision: Precision = "float32"
+    """One setting for learner, reference and engine."""
+    engine: EngineConfig = Field(default_factory=VLLMEngineConfig)
+    """Who generates: `{type: vllm}` or `{type: transformers}`."""
+    trust_remote_code: bool = False
+    """Whether code that lies beside the base model may run."""
+
+
+class StageConfig(Config):
+    """Base of every stage's config. The graph of a run is what its stages say here that they read."""
+
+    produces: ClassVar[str] = "model"
+    """What the stage hands over: `model`, `pairs` or `exam`."""
+    generates: ClassVar[bool] = False
+    """Whether the stage starts engines."""
+    needs_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that each of its data sets must have."""
+
+    def inputs(self) -> dict[str, str]:
+        """Earlier stages that this one reads, by role (`policy`, `pairs`, ...)."""
+        return {}
+
+    def datasets(self) -> dict[str, DataConfig]:
+        """Data sets from outside the run that this stage reads, by role."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """All that a stage may know beside its own config."""
+
+    name: str
+    """The stage's name in the recipe."""
+    folder: Path
+    """The stage's own folder; `checkpoints/`, `rollouts/` and `output/` go below it."""
+    inputs: Mapping[str, Path]
+    """Output folder of each input stage, by role."""
+    facts: RunFacts
+    fingerprint: str
+    """Identity of this stage's config, data and inputs."""
+    seed: int
+    """The stage's own, derived from the run's and its name."""
+    metrics: MetricsFile
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the stage keeps what it needs to go on after a kill."""
+        return self.folder / "checkpoints"
+
+    @property
+    def rollouts(self) -> Path:
+        """Where every scored group is kept, as Parquet."""
+        return self.folder / "rollouts"
+
+    @property
+    def output(self) -> Path:
+        """Where the finished artifact goes, whole or not at all."""
+        return self.folder / "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    num: int
+    """How many problems."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a finished stage says of itself; becomes `result.json`."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Last or summary values, by metric name."""
+    exams: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """Of an exam: estimates by stage name and quantity (`dev/accuracy`)."""
+    gains: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """Of an exam: paired differences by `earlier->later` and quantity."""

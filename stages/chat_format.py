@@ -1,0 +1,109 @@
+"""A model folder's tokenizer and chat template, read without transformers: what `check` can know within a second.
+
+Training and generation use transformers' own; both render the same `chat_template` with the same Jinja settings.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rewards.types import Message
+
+
+class ModelFolderError(ValueError):
+    """A model folder that lacks what the run needs."""
+
+
+class ChatFormat:
+    """How a model's conversations become tokens.
+
+    Raises ModelFolderError where the folder has no tokenizer, no chat template or no end-of-sequence token.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._settings = self._read_json("tokenizer_config.json")
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """Return the conversation as the template writes it."""
+        return str(
+            self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
+            )
+        )
+
+    def longer_than(
+        self, limit: int, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool
+    ) -> list[tuple[int, int]]:
+        """Return (number of the conversation, its tokens) for each with more than ``limit`` tokens.
+
+        A token is at least a byte, so only conversations with more bytes than that are rendered and tokenised.
+        """
+        sizes = [sum(len(turn["content"].encode()) for turn in turns) for turns in conversations]
+        first = self.render(conversations[0], add_generation_prompt=add_generation_prompt)
+        each_turn = (len(first.encode()) - sizes[0]) / len(conversations[0])  # what the template adds
+        long = [
+            at
+            for at, (size, turns) in enumerate(zip(sizes, conversations, strict=True))
+            if size + 1.5 * each_turn * len(turns) > limit
+        ]
+        texts = [self.render(conversations[at], add_generation_prompt=add_generation_prompt) for at in long]
+        lengths = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [(at, length) for at, length in zip(long, lengths, strict=True) if length > limit]
+
+    @cached_property
+    def eos_token(self) -> str:
+        """The token that ends a turn."""
+        token = self._special_tokens.get("eos_token")
+        if token is None:
+            raise ModelFolderError(f"the tokenizer in {self._folder} names no eos_token; generation would never end")
+        return token
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        tokens = {name: self._settings.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        return {k: v["content"] if isinstance(v, dict) else v for k, v in tokens.items() if v is not None}
+
+    @cached_property
+    def _template(self) -> Any:
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        file = self._folder / "chat_template.jinja"
+        text = file.read_text() if file.is_file() else self._settings.get("chat_template")
+        if not isinstance(text, str):
+            raise ModelFolderError(
+                f"the tokenizer in {self._folder} has no chat template, so prompts made of messages cannot be written "
+                "as text; put a chat_template.jinja beside it"
+            )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.globals["raise_exception"] = _refuse
+        return environment.from_string(text)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        file = self._folder / "tokenizer.json"
+        if not file.is_file():
+            raise ModelFolderError(
+                f"model folder {self._folder} holds no tokenizer.json; it has "
+                f"{', '.join(sorted(p.name for p in self._folder.iterdir()))}. Save the tokenizer there too"
+            )
+        return Tokenizer.from_file(str(file))
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        file = self._folder / name
+        if not file.is_file():
+            raise ModelFolderError(
+                f"model folder {self._folder} holds no {name}, so it has no tokenizer; save one beside the weights"
+            )
+        tree: dict[str, Any] = json.loads(file.read_text())
+        return tree
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f"the chat template refuses the conversation: {message}")

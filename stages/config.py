@@ -1,0 +1,13 @@
+"""The union of every stage's config, by `kind`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.evaluate.config import EvaluateStage
+from stages.grpo.config import GRPOStage
+from stages.pairs.config import PairsStage
+from stages.preference.config import PreferenceStage
+from stages.sft.config import SFTStage
+
+AnyStage = Annotated[SFTStage | PairsStage | PreferenceStage | GRPOStage | EvaluateStage, Field(discriminator="kind")]

@@ -1,0 +1,1 @@
+"""Data sets: where rows come from and what they must hold."""

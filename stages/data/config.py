@@ -1,0 +1,63 @@
+"""What a recipe may say about a data set. Imports nothing heavy."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+
+class ColumnConfig(BaseModel):
+    """Where one of our columns comes from in a data set with names of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    column: str
+    """The data set's name for it."""
+    pattern: str | None = None
+    """Regular expression; what its first group matches is kept, and a row that does not match is an error."""
+    template: str = "{}"
+    """Text around the value, `{}` standing for it."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles_with_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None and re.compile(pattern).groups < 1:
+            raise ValueError(f"pattern {pattern!r} has no group; put what is to be kept in parentheses")
+        return pattern
+
+
+class DataSetConfig(BaseModel):
+    """A JSONL file or a Hub data set, and how its columns map to ours.
+
+    Ours are `prompt` (messages, or text for one user turn), `completion` (likewise, for the assistant) and whatever
+    rewards read, such as `answer`. In a recipe a bare string stands for ``{path: ...}``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str
+    """A `.jsonl` file, or the id of a data set on the Hub."""
+    name: str | None = None
+    """Configuration of a Hub data set."""
+    split: str = "train"
+    """Split of a Hub data set; a file has none."""
+    revision: str | None = None
+    """Commit of a Hub data set; pin it where a run must repeat."""
+    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
+    """Our column -> theirs. Empty: the names are ours already."""
+    system: str | None = None
+    """System turn put before every prompt."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many rows."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the path names a file rather than a Hub data set."""
+        return self.path.endswith((".jsonl", ".json"))
+
+
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+DataConfig = Annotated[DataSetConfig, BeforeValidator(_path_alone)]

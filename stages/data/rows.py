@@ -1,0 +1,134 @@
+"""Rows of a data set, checked: messages are messages, columns are there, errors name the line."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.data.config import ColumnConfig, DataSetConfig
+
+Row = dict[str, Any]
+"""One example; `prompt` and `completion` are lists of messages, the rest is the data set's own."""
+
+_AUTHOR = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
+
+
+class DataError(ValueError):
+    """A data set that is missing, empty, or not what a stage needs."""
+
+
+def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
+    """Return the rows with our column names; each has every column in ``needs``.
+
+    Raises DataError naming file, line and what is there instead.
+    """
+    source = _read_file(config) if config.is_file else _read_hub(config)
+    rows = [_row(config, needs, where, raw) for where, raw in source]
+    if not rows:
+        raise DataError(f"{config.path} holds no rows; a stage needs at least one")
+    return rows
+
+
+def fingerprint(config: DataSetConfig) -> str:
+    """Identity of the content: a hash of the file, or the Hub id with its revision."""
+    if not config.is_file:
+        return f"{config.path}@{config.revision or 'main'}"
+    with _open(config).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def row_id(row: Row) -> str:
+    """Return the row's name, stable while its content is: given as `id`, or a hash."""
+    if "id" in row:
+        return str(row["id"])
+    return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _open(config: DataSetConfig) -> Path:
+    path = Path(config.path)
+    if not path.is_file():
+        raise DataError(
+            f"data file {config.path} does not exist (looked from {Path.cwd()}); "
+            "a path without .jsonl would be taken as the id of a Hub data set"
+        )
+    return path
+
+
+def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    count = 0
+    with _open(config).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            if config.limit is not None and count >= config.limit:
+                return
+            where = f"{config.path}, line {number}"
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{where} is not JSON ({error.msg} at column {error.colno}); expected JSONL, one object a line"
+                ) from error
+            if not isinstance(value, dict):
+                raise DataError(f"{where} holds a {type(value).__name__}; expected JSONL, one object a line")
+            count += 1
+            yield where, value
+
+
+def _read_hub(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import datasets
+
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
+            config.path, config.name, split=config.split, revision=config.revision
+        )
+    except Exception as error:
+        raise DataError(f"data set {config.path!r} cannot be loaded from the Hub: {error}") from error
+    for number, row in enumerate(rows):
+        if config.limit is not None and number >= config.limit:
+            return
+        yield f"{config.path}[{config.split}], row {number}", row
+
+
+def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[str, Any]) -> Row:
+    row: Row = dict(raw)
+    for ours, source in config.columns.items():
+        row[ours] = _mapped(source, where, raw)
+    missing = [name for name in needs if row.get(name) is None]
+    if missing:
+        raise DataError(
+            f"{where} has no {' and no '.join(map(repr, missing))}; its columns are "
+            f"{', '.join(map(repr, sorted(raw)))}. Name the right one under `columns`, "
+            f"for instance columns: {{{missing[0]}: {{column: ...}}}}"
+        )
+    for name, role in _AUTHOR.items():
+        if row.get(name) is not None and (name in needs or name == "prompt"):
+            row[name] = _messages(row[name], role, f"{where}, column {name!r}")
+    if config.system is not None and "prompt" in row:
+        row["prompt"] = [{"role": "system", "content": config.system}, *row["prompt"]]
+    return row
+
+
+def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
+    if source.column not in raw:
+        raise DataError(f"{where} has no column {source.column!r}; its columns are {', '.join(map(repr, sorted(raw)))}")
+    value = raw[source.column]
+    if source.pattern is not None:
+        match = re.search(source.pattern, str(value))
+        if match is None:
+            raise DataError(f"{where}: column {source.column!r} does not match {source.pattern!r}")
+        value = match.group(1).strip()
+    return source.template.replace("{}", str(value)) if source.template != "{}" else value
+
+
+def _messages(value: Any, role: str, where: str) -> list[dict[str, str]]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where} holds {value!r:.60}; expected text or a non-empty list of messages")
+    for turn in value:
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or "role" not in turn:
+            raise DataError(f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content'")
+    return [dict(turn) for turn in value]

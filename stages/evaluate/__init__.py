@@ -1,0 +1,1 @@
+"""Exams: held-out accuracy of earlier stages' models."""

@@ -1,0 +1,80 @@
+"""What the stages that generate share: engines, rewards and weight sync, opened together and closed together."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rewards.config import MathRewardConfig, RewardConfig, ScoringConfig
+from rewards.scorer import Scorer
+from rollout.collector import Collector
+from rollout.config import SamplingConfig, WeightSyncConfig
+from rollout.engine import EngineModel, Pool
+from rollout.types import Prompt
+from rollout.weight_sync import SyncReport, WeightSync
+from rollout.workers import start_pool
+from stages.base import StageContext
+from stages.logprobs import sequence_logprobs
+from stages.models import Policy, weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """Everything between prompts and scored groups."""
+
+    pool: Pool
+    scorer: Scorer
+    sync: WeightSync
+    decode: Callable[[Sequence[int]], str]
+    eos_ids: tuple[int, ...]
+
+    def collector(self, sampling: SamplingConfig) -> Collector:
+        """Return a collector that samples in this way."""
+        return Collector(self.pool, self.scorer, self.decode, sampling, self.eos_ids)
+
+    def publish(self, policy: Policy, version: int, probes: Sequence[Sequence[int]]) -> SyncReport:
+        """Give the engines the policy's weights and compare log-probabilities on the probes."""
+        return self.sync.publish(weights(policy.model), version, probes, sequence_logprobs(policy.model, probes))
+
+
+@contextmanager
+def open_rollouts(
+    context: StageContext,
+    policy: Policy,
+    rewards: Sequence[RewardConfig],
+    scoring: ScoringConfig,
+    sync: WeightSyncConfig,
+) -> Iterator[Rollouts]:
+    """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish."""
+    facts = context.facts
+    model = EngineModel(folder=policy.folder, precision=facts.precision, seed=context.seed)
+    with Scorer(rewards, scoring) as scorer:
+        pool = start_pool(facts.engine, model)
+        try:
+            with closing(WeightSync(pool, sync)) as weight_sync:
+                decode = decoder(policy.tokenizer)
+                yield Rollouts(pool=pool, scorer=scorer, sync=weight_sync, decode=decode, eos_ids=policy.eos_ids)
+        finally:
+            pool.close()
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Return a function from token ids to text without special tokens."""
+    return lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def reward_columns(rewards: Sequence[RewardConfig]) -> list[str]:
+    """Return the columns that these rewards cannot do without, as far as their configs say."""
+    return [reward.answer_column for reward in rewards if isinstance(reward, MathRewardConfig)]
+
+
+def probes(prompts: Sequence[Prompt], num: int) -> list[tuple[int, ...]]:
+    """Return the token sequences on which learner and engines are compared."""
+    return [prompt.token_ids for prompt in prompts[:: max(1, len(prompts) // num)]][:num]
+
+
+def derive_seed(seed: int, *what: object) -> int:
+    """Return a seed that follows from another one and a name, and from nothing else."""
+    digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
+    return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF

@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation: our own learner, loss and driver."""

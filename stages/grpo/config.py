@@ -1,0 +1,71 @@
+"""What a recipe may say about group-relative policy optimisation."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rewards.config import RewardConfig, ScoringConfig
+from rollout.config import SamplingConfig, WeightSyncConfig
+from stages.base import Config
+from stages.data.config import DataConfig, DataSetConfig
+from stages.training import TrainingStageConfig
+
+
+class GroupNormalized(Config):
+    """(reward - group mean) / (group standard deviation + epsilon): GRPO, Shao et al. 2024, arXiv 2402.03300."""
+
+    type: Literal["group_normalized"] = "group_normalized"
+    epsilon: float = Field(default=1e-4, gt=0)
+    """Added to the standard deviation."""
+    tolerance: float = Field(default=1e-6, ge=0)
+    """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
+
+
+class ClippedRatio(Config):
+    """Importance ratio by token, clipped on either side (PPO's surrogate, Schulman et al. 2017, arXiv 1707.06347)."""
+
+    type: Literal["clipped_ratio"] = "clipped_ratio"
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio counts down to 1 - clip_low."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The ratio counts up to 1 + clip_high."""
+    aggregate: Literal["sequence", "token"] = "token"
+    """`token`: mean over all tokens of the batch (DAPO). `sequence`: mean over answers of their token means (GRPO)."""
+
+
+class KLConfig(Config):
+    """Penalty for leaving the reference: the k3 estimate, exp(d) - d - 1 with d = log p_ref - log p, by token."""
+
+    coef: float = Field(default=0.0, ge=0)
+    """0 keeps no reference in memory."""
+
+
+class GRPOStage(TrainingStageConfig):
+    """Sample groups from the current policy, score them, and learn from the differences inside each group."""
+
+    kind: Literal["grpo"]
+    prompts: DataConfig
+    """Rows with `prompt` and whatever the rewards read."""
+    rewards: list[RewardConfig] = Field(min_length=1)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
+    num_steps: int = Field(ge=1)
+    """Optimizer steps."""
+    prompts_per_step: int = Field(default=32, ge=1)
+    group_size: int = Field(default=8, ge=2)
+    """Completions a prompt."""
+    micro_batch_size: int = Field(default=64, ge=1)
+    """Completions forwarded at once."""
+    max_empty_batches: int = Field(default=8, ge=0)
+    """How many batches in a row may hold no group with signal before the run stops."""
+    advantage: GroupNormalized = Field(default_factory=GroupNormalized)
+    loss: ClippedRatio = Field(default_factory=ClippedRatio)
+    kl: KLConfig = Field(default_factory=KLConfig)
+
+    generates: ClassVar[bool] = True
+    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The prompts."""
+        return {"prompts": self.prompts}

@@ -1,0 +1,133 @@
+"""The learner: a policy, its optimizer, and one update a batch. On accelerate; called by the driver alone.
+
+Shapes: B sequences, T tokens; see `stages.grpo.batch`.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor
+
+from stages.base import RunFacts, StageError
+from stages.grpo.batch import TrainingBatch
+from stages.grpo.config import GRPOStage
+from stages.grpo.losses import clipped_ratio, k3
+from stages.logprobs import token_logprobs
+from stages.models import Policy, load_reference, lora_config
+
+MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class Learner:
+    """Holds what training changes: weights, optimizer, schedule, scaler and random state."""
+
+    def __init__(self, policy: Policy, config: GRPOStage, facts: RunFacts) -> None:
+        self._config = config
+        self._accelerator = Accelerator(mixed_precision=MIXED[facts.precision], cpu=not torch.cuda.is_available())
+        adapter = lora_config(config.params)
+        model = policy.model if adapter is None else peft.get_peft_model(policy.model, adapter)
+        self._reference = load_reference(policy) if config.kl.coef > 0 and adapter is None else None
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        schedule = transformers.get_scheduler(
+            {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+            optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=config.num_steps,
+        )
+        self._model, self._optimizer, self._schedule = self._accelerator.prepare(model, optimizer, schedule)
+        self.policy = replace(policy, model=self._accelerator.unwrap_model(self._model))
+        _without_dropout(self.policy.model)
+
+    def update(self, batch: TrainingBatch) -> dict[str, float]:
+        """Take one optimizer step on the batch; return its metrics. Raises StageError on a loss that is not finite."""
+        totals: dict[str, float] = {}
+        for part in batch.micro_batches(self._config.micro_batch_size):
+            loss, metrics = self._loss(part.to(self._accelerator.device))
+            _require_finite("loss", loss.item())
+            self._accelerator.backward(loss)
+            totals = {name: _fold(name, totals.get(name), value) for name, value in metrics.items()}
+        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
+        if self._accelerator.scaler is None:  # with a scaler, a step that overflows is skipped and the scale lowered
+            _require_finite("gradient norm", float(norm))
+        learning_rate = self._schedule.get_last_lr()[0]
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        return {**totals, "train/grad_norm": float(norm), "train/learning_rate": learning_rate}
+
+    def save(self, folder: Path) -> None:
+        """Write everything that `load` needs to go on as if nothing had happened."""
+        self._accelerator.save_state(str(folder), safe_serialization=True)
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        self._accelerator.load_state(str(folder))
+
+    def _loss(self, part: TrainingBatch) -> tuple[Tensor, dict[str, float]]:
+        config = self._config
+        logprobs_BT = self._logprobs(self._model, part)
+        loss_BT = clipped_ratio(logprobs_BT, part.engine_logprobs_BT, part.advantages_B, config.loss)
+        metrics = _metrics(logprobs_BT.detach(), part, config)
+        if config.kl.coef > 0:
+            kl_BT = k3(logprobs_BT, self._reference_logprobs(part))
+            loss_BT = loss_BT + config.kl.coef * kl_BT
+            metrics["policy/kl_nats"] = float((kl_BT.detach() * part.weights_BT).sum())
+        loss = (loss_BT * part.weights_BT).sum()
+        return loss, {**metrics, "train/loss": loss.item()}
+
+    def _logprobs(self, model: Any, part: TrainingBatch) -> Tensor:
+        with self._accelerator.autocast():
+            return token_logprobs(
+                model, part.tokens_BT, part.attention_BT, temperature=self._config.sampling.temperature
+            )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, part: TrainingBatch) -> Tensor:
+        if self._reference is not None:
+            return self._logprobs(self._reference, part)
+        with self.policy.model.disable_adapter():  # without its adapter, the policy is the reference
+            return self._logprobs(self._model, part)
+
+
+def _metrics(logprobs_BT: Tensor, part: TrainingBatch, config: GRPOStage) -> dict[str, float]:
+    mask_BT = part.answer_BT.bool()
+    mismatch_BT = (logprobs_BT - part.engine_logprobs_BT)[mask_BT]
+    ratio_BT, advantage_BT = torch.exp(mismatch_BT), part.advantages_B.unsqueeze(1).expand_as(mask_BT)[mask_BT]
+    too_low = (ratio_BT < 1 - config.loss.clip_low) & (advantage_BT < 0)
+    too_high = (ratio_BT > 1 + config.loss.clip_high) & (advantage_BT > 0)
+    share = part.weights_BT[mask_BT]
+    return {
+        "policy/clipped_fraction": float(((too_low | too_high) * share).sum()),
+        "policy/sampled_nll_nats": float(-(logprobs_BT[mask_BT] * share).sum()),
+        "policy/mismatch_mean_nats": float((mismatch_BT.abs() * share).sum()),
+        "policy/mismatch_max_nats": float(mismatch_BT.abs().max()),
+        "train/answer_tokens": float(mask_BT.sum()),
+    }
+
+
+def _fold(name: str, total: float | None, value: float) -> float:
+    """Join the metrics of micro-batches: weighted means and counts add up, maxima do not."""
+    if total is None:
+        return value
+    return max(total, value) if "_max" in name else total + value
+
+
+def _require_finite(what: str, value: float) -> None:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise StageError(
+            f"the {what} is {value}; no step was taken and the last checkpoint is whole. "
+            "Lower the learning rate, or read the last rollouts, then resume"
+        )
+
+
+def _without_dropout(model: torch.nn.Module) -> None:
+    """Ratios compare the policy with itself: a dropout that differs between two passes would be taken for change."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0

@@ -1,0 +1,131 @@
+"""GRPO, strictly on policy: every step samples from the version it improves.
+
+    prompts -> collector -> engine.generate -> rewards.scorer -> RolloutGroup
+            -> batch (lists become tensors) -> learner.update -> publish the new version -> next step
+
+One process runs this loop and owns the learner. Engines answer and rewards mark in processes of their own; the loop
+waits for both inside ``collect`` and for the engines again inside ``publish``, each time with a deadline. After
+``publish`` returns, every engine holds version ``step``.
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from rollout.collector import Collector, summarize
+from rollout.prompts import PromptSource
+from rollout.records import write_groups
+from rollout.types import RolloutGroup
+from stages import checkpoints
+from stages.base import StageContext, StageError, StageResult
+from stages.data.prompts import load_prompts
+from stages.generation import derive_seed, open_rollouts, probes, reward_columns
+from stages.grpo.batch import TrainingBatch, make_batch
+from stages.grpo.config import GRPOStage
+from stages.grpo.learner import Learner
+from stages.models import load_policy, save_policy
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: GRPOStage, context: StageContext) -> StageResult:
+    """Improve the policy on its own scored answers."""
+    policy = load_policy(context)
+    questions = load_prompts(config.prompts, [*config.needs_columns, *reward_columns(config.rewards)], policy.tokenizer)
+    prompts = PromptSource(questions, context.seed)
+    learner = Learner(policy, config, context.facts)
+    step = resume(context, learner, prompts)
+    probe = probes(questions, config.sync.num_probes)
+    if step < config.num_steps:
+        with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
+            collector = rollouts.collector(config.sampling)
+            rollouts.publish(learner.policy, step, probe)
+            while step < config.num_steps:
+                clock = Clock()
+                groups, batch = collect_with_signal(config, context, prompts, collector)
+                clock.lap("generate_and_score")
+                learned = learner.update(batch)
+                step += 1
+                clock.lap("learn")
+                synced = rollouts.publish(learner.policy, step, probe)
+                clock.lap("sync")
+                write_groups(rollout_file(context, step), groups)
+                context.metrics.write(step, {**learned, **summarize(groups), **synced.metrics(), **clock.laps})
+                if is_due(config, step):
+                    save(config, context, step, learner, prompts)
+    save_policy(
+        context,
+        learner.policy,
+        version=step,
+        data=[("prompts", config.prompts)],
+        probes=[p.token_ids for p in questions[:16]],
+    )
+    return StageResult(metrics={"train/steps": step, "rollout/prompts_taken": prompts.num_taken})
+
+
+def collect_with_signal(
+    config: GRPOStage, context: StageContext, prompts: PromptSource, collector: Collector
+) -> tuple[list[RolloutGroup], TrainingBatch]:
+    """Return the next groups and their batch; a batch in which no group has signal is replaced by the next prompts."""
+    for _ in range(config.max_empty_batches + 1):
+        seed = derive_seed(context.seed, "rollouts", prompts.num_taken)
+        groups = collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed)
+        batch = make_batch(groups, config)
+        if batch is not None:
+            return groups, batch
+        logger.warning("no group of %d has answers that differ in reward; taking fresh prompts", len(groups))
+    raise StageError(
+        f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
+        "nothing to learn from: the task is too hard, too easy, or the reward is blind. Read the rollouts, then change "
+        "prompts or rewards"
+    )
+
+
+def resume(context: StageContext, learner: Learner, prompts: PromptSource) -> int:
+    """Take up the last whole checkpoint and remove what was written after it; return the version reached."""
+    step = checkpoints.latest(context.checkpoints)
+    if step is not None:
+        folder = checkpoints.step_folder(context.checkpoints, step)
+        learner.load(folder / "learner")
+        prompts.load_state_dict(json.loads((folder / "prompts.json").read_text()))
+        logger.info("continuing from version %d", step)
+    for file in context.rollouts.glob("step_*.parquet"):
+        if int(file.stem.removeprefix("step_")) > (step or 0):
+            file.unlink()
+    return step or 0
+
+
+def save(config: GRPOStage, context: StageContext, step: int, learner: Learner, prompts: PromptSource) -> None:
+    """Write a checkpoint, whole or not at all."""
+
+    def write(folder: Path) -> None:
+        learner.save(folder / "learner")
+        (folder / "prompts.json").write_text(json.dumps(prompts.state_dict()))
+
+    checkpoints.save(context.checkpoints, step, write, keep=config.checkpoint.keep)
+
+
+def is_due(config: GRPOStage, step: int) -> bool:
+    """Whether version ``step`` is to be saved: by the period, and at the end."""
+    every = config.checkpoint.every_steps
+    return step == config.num_steps or (every > 0 and step % every == 0)
+
+
+def rollout_file(context: StageContext, step: int) -> Path:
+    """Where the groups that led to version ``step`` are kept."""
+    return context.rollouts / f"step_{step:06d}.parquet"
+
+
+class Clock:
+    """Seconds spent on each part of a step, as metrics."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Note the time since the last lap under this name."""
+        now = time.monotonic()
+        self.laps[f"time/{name}_s"] = now - self._since
+        self._since = now

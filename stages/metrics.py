@@ -1,0 +1,30 @@
+"""The metrics file of one attempt: one JSON object a step. Its time of change is also the stage's sign of life."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsFile:
+    """Appends ``{"step": N, "time": seconds since the epoch, name: value, ...}`` lines to `metrics.jsonl`.
+
+    Names are ``area/quantity[/stat]`` with the unit at the end, such as ``rollout/length/mean_tokens``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line."""
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+    def alive(self) -> None:
+        """Say that the stage is working although no step has ended."""
+        self._path.touch()

@@ -1,0 +1,226 @@
+"""Policies: loaded with every check that the hand-over asks for, and saved so that the next stage can check again."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft.tuners.lora import LoraLayer
+
+from rollout.engine import Precision
+from rollout.weight_sync import policy_weights
+from stages import artifact
+from stages.artifact import Manifest, Probe
+from stages.base import RunFacts, StageContext, StageError
+from stages.data.config import DataSetConfig
+from stages.data.rows import fingerprint
+from stages.logprobs import sequence_logprobs
+from stages.training import FullParams, LoraParams
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROBE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
+"""How far a probe token's log-probability may move between saving and loading, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A loaded model with all that belongs to it."""
+
+    model: Any
+    """A transformers causal model, or PEFT's wrapper around one."""
+    tokenizer: Any
+    folder: Path
+    """Where it was loaded from."""
+    eos_ids: tuple[int, ...]
+    """Tokens that end a turn."""
+    weights_sha256: str
+    """Of the weights it was loaded with: the identity of the reference."""
+
+
+def device() -> torch.device:
+    """Return the device that learners use: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def base_folder(facts: RunFacts) -> Path:
+    """Return the folder of the base model; a Hub id is downloaded first."""
+    if Path(facts.model).is_dir():
+        return Path(facts.model)
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(facts.model, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    except Exception as error:
+        raise StageError(
+            f"model {facts.model!r} is neither a folder (seen from {Path.cwd()}) nor to be had from the Hub: {error}"
+        ) from error
+
+
+def policy_folder(context: StageContext, role: str = "policy") -> Path:
+    """Return the folder of the policy in this role: an earlier stage's output, or the base model."""
+    return context.inputs[role] if role in context.inputs else base_folder(context.facts)
+
+
+def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
+    """Load a policy in float32 (the learner's own precision; autocast does the rest), verified against its manifest.
+
+    Raises StageError where tokenizer, template, EOS, precision or log-probabilities differ from what was handed over.
+    """
+    transformers.set_seed(context.seed)  # a fresh adapter's weights follow from it
+    folder = policy_folder(context, role)
+    tokenizer = load_tokenizer(folder, context.facts)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=context.facts.trust_remote_code, attn_implementation="sdpa"
+    ).to(device())
+    model.config.use_cache = False
+    policy = Policy(
+        model=model,
+        tokenizer=tokenizer,
+        folder=folder,
+        eos_ids=_eos_ids(model, tokenizer),
+        weights_sha256=artifact.weights_digest(folder),
+    )
+    if (folder / artifact.MANIFEST).is_file():
+        _verify(policy, artifact.read(folder, "model"), context.facts.precision)
+    return policy
+
+
+def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
+    """Load a tokenizer that has a chat template, an EOS token and a pad token other than it."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=facts.trust_remote_code)
+    if tokenizer.chat_template is None:
+        raise StageError(f"the tokenizer in {folder} has no chat template; put a chat_template.jinja beside it")
+    if tokenizer.eos_token_id is None:
+        raise StageError(f"the tokenizer in {folder} names no eos_token; generation would never end")
+    if tokenizer.pad_token_id is None:
+        raise StageError(f"the tokenizer in {folder} names no pad_token; padding with EOS would hide the end of turns")
+    return tokenizer
+
+
+def lora_config(params: FullParams | LoraParams) -> Any:
+    """Return PEFT's config of the adapter that is to train; None where every parameter is."""
+    if isinstance(params, FullParams):
+        return None
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=params.r,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules=params.target_modules,
+        **params.extra,
+    )
+
+
+def load_reference(policy: Policy) -> Any:
+    """Load a frozen copy of the weights that the policy was loaded with."""
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        policy.folder, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return reference.to(device()).eval().requires_grad_(False)
+
+
+def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the weights that act: for a model with an adapter, each base weight plus what the adapter adds to it."""
+    if not isinstance(model, peft.PeftModel):
+        yield from policy_weights(model)
+        return
+    base = model.get_base_model()
+    adapted = {f"{name}.": module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    for name, tensor in policy_weights(base):
+        inside = next((prefix for prefix in adapted if name.startswith(prefix)), None)
+        if inside is None:
+            yield name, tensor
+        elif name == f"{inside}base_layer.weight":
+            yield f"{inside}weight", tensor + adapted[inside].get_delta_weight("default").detach()
+        elif name.startswith(f"{inside}base_layer."):
+            yield name.replace("base_layer.", "", 1), tensor
+
+
+def save_policy(
+    context: StageContext,
+    policy: Policy,
+    *,
+    version: int,
+    data: Sequence[tuple[str, DataSetConfig]],
+    probes: Sequence[Sequence[int]],
+) -> Path:
+    """Publish the policy as this stage's output. An adapter is merged into the weights, and kept beside them."""
+    model, adapted = policy.model, isinstance(policy.model, peft.PeftModel)
+
+    def fill(folder: Path) -> None:
+        nonlocal model
+        if adapted:
+            model.save_pretrained(folder / "adapter")
+            model = model.merge_and_unload()
+        model.to(DTYPES[context.facts.precision])
+        model.config.use_cache = True
+        model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+
+    def describe(files: Any) -> Manifest:
+        sequences = artifact.probe_sequences(probes)
+        return Manifest(
+            kind="model",
+            stage=context.name,
+            fingerprint=context.fingerprint,
+            files=dict(files),
+            data={role: fingerprint(config) for role, config in data},
+            code=artifact.code_versions(),
+            version=version,
+            dtype=context.facts.precision,
+            eos_ids=list(policy.eos_ids),
+            chat_template_sha256=_template_digest(policy.tokenizer),
+            started_from=policy.weights_sha256,
+            weights_sha256=artifact.weights_digest(context.output.with_name(".output.writing")),
+            adapter="merged" if adapted else "none",
+            probe=Probe(token_ids=sequences, logprobs=sequence_logprobs(model.float(), sequences)),
+        )
+
+    return artifact.write(context, fill, describe)
+
+
+def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:
+    facts = {
+        "precision": (manifest.dtype, precision),
+        "end-of-turn tokens": (manifest.eos_ids, list(policy.eos_ids)),
+        "chat template": (manifest.chat_template_sha256, _template_digest(policy.tokenizer)),
+        "weights": (manifest.weights_sha256, policy.weights_sha256),
+    }
+    for what, (handed_over, loaded) in facts.items():
+        if handed_over != loaded:
+            raise StageError(
+                f"the {what} loaded from {policy.folder} ({loaded}) is not what stage {manifest.stage!r} handed over "
+                f"({handed_over})"
+            )
+    if manifest.probe is not None:
+        drift = probe_drift(policy, manifest.probe)
+        if drift > PROBE_TOLERANCE[precision]:
+            raise StageError(
+                f"the policy loaded from {policy.folder} is not the one that stage {manifest.stage!r} saved: a probe "
+                f"token's log-probability moved by {drift:.3g} nats (limit {PROBE_TOLERANCE[precision]:g})"
+            )
+        logger.info("hand-over from %s verified; largest drift on its probe %.2g nats", manifest.stage, drift)
+
+
+def probe_drift(policy: Policy, probe: Probe) -> float:
+    """Return the largest difference on a probe token between now and when the artifact was saved, in nats."""
+    now = sequence_logprobs(policy.model, probe.token_ids)
+    pairs = [(a, b) for row, saved in zip(now, probe.logprobs, strict=True) for a, b in zip(row, saved, strict=True)]
+    return max((abs(a - b) for a, b in pairs), default=0.0)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured] if configured is not None else []
+    return tuple(sorted({*ids, tokenizer.eos_token_id}))
+
+
+def _template_digest(tokenizer: Any) -> str:
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Preference pairs made from scored groups of the policy's own answers."""

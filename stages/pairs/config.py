@@ -1,0 +1,49 @@
+"""What a recipe may say about making preference pairs."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rewards.config import RewardConfig, ScoringConfig
+from rollout.config import SamplingConfig, WeightSyncConfig
+from stages.base import Config, StageConfig
+from stages.data.config import DataConfig, DataSetConfig
+
+
+class BestVsWorst(Config):
+    """The highest-scored answer of a group against the lowest-scored."""
+
+    type: Literal["best_vs_worst"] = "best_vs_worst"
+    min_gap: float = Field(default=1e-6, gt=0)
+    """Groups whose scores differ by less make no pair."""
+
+
+class PairsStage(StageConfig):
+    """Sample several answers a prompt, score them, keep a better and a worse one."""
+
+    kind: Literal["pairs"]
+    init_from: str | None = None
+    """Stage whose model answers; none: the run's base model."""
+    prompts: DataConfig
+    """Rows with `prompt` and whatever the rewards read."""
+    rewards: list[RewardConfig] = Field(min_length=1)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
+    num_completions: int = Field(default=8, ge=2)
+    """Answers a prompt."""
+    prompts_per_chunk: int = Field(default=256, ge=1)
+    """Prompts answered between two saves; a resumed stage goes on after the last whole chunk."""
+    pairing: BestVsWorst = Field(default_factory=BestVsWorst)
+
+    produces: ClassVar[str] = "pairs"
+    generates: ClassVar[bool] = True
+    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    def inputs(self) -> dict[str, str]:
+        """The policy, where another stage made it."""
+        return {"policy": self.init_from} if self.init_from else {}
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The prompts."""
+        return {"prompts": self.prompts}

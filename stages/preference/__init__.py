@@ -1,0 +1,1 @@
+"""Preference optimisation, by TRL's DPOTrainer."""

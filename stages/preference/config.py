@@ -1,0 +1,85 @@
+"""What a recipe may say about preference optimisation."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from stages.base import Config
+from stages.data.config import DataConfig, DataSetConfig
+from stages.training import SupervisedConfig
+
+TRLLossType = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class DPOLoss(Config):
+    """Direct preference optimisation and its family, as TRL has them; several types are summed by their weights."""
+
+    type: Literal["dpo"] = "dpo"
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference."""
+    variants: list[TRLLossType] = Field(default=["sigmoid"], min_length=1)
+    """TRL's `loss_type`; `sigmoid` is DPO itself."""
+    weights: list[float] | None = None
+    """One a variant; none: all 1."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of flipped labels, for `robust` and `exo_pair`."""
+    f_divergence: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = "reverse_kl"
+    """Divergence to the reference."""
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """Weight of the longer answer's surplus tokens (LD-DPO); none: 1."""
+    weighted: bool = False
+    """Weigh pairs by their likelihood under the policy (WPO)."""
+
+
+class ODPOLoss(Config):
+    """DPO with an offset (Amini et al. 2024, arXiv 2402.10571): a pair must be told apart by more the more it differs.
+
+    Loss: -log sigmoid(beta * (policy margin - reference margin) - alpha * f(score_chosen - score_rejected)).
+    """
+
+    type: Literal["odpo"] = "odpo"
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference."""
+    alpha: float = Field(default=1.0, ge=0)
+    """Size of the offset; 0 is DPO exactly."""
+    scale: Literal["log", "linear"] = "log"
+    """f: the paper's log, for gaps of at least 1, or the gap itself."""
+    allow_negative_offset: bool = False
+    """Under `log`, whether a gap below 1 may ask for a smaller margin than DPO does."""
+
+
+class StageData(Config):
+    """Pairs that an earlier stage made."""
+
+    stage: str
+    """Its name."""
+
+
+def _source(value: Any) -> str:
+    return "stage" if isinstance(value, StageData) or (isinstance(value, dict) and "stage" in value) else "data"
+
+
+PairsSource = Annotated[Annotated[StageData, Tag("stage")] | Annotated[DataConfig, Tag("data")], Discriminator(_source)]
+
+
+class PreferenceStage(SupervisedConfig):
+    """Learn from pairs to prefer the better answer, held to where the stage started."""
+
+    kind: Literal["preference"]
+    data: PairsSource
+    """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`; ODPO reads `score_chosen`, `score_rejected`."""
+    loss: DPOLoss | ODPOLoss = Field(default_factory=DPOLoss, discriminator="type")
+
+    needs_columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+
+    def inputs(self) -> dict[str, str]:
+        """The policy, and the pairs where a stage made them."""
+        pairs = {"pairs": self.data.stage} if isinstance(self.data, StageData) else {}
+        return {**super().inputs(), **pairs}
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The pairs, where they come from outside."""
+        return {} if isinstance(self.data, StageData) else {"data": self.data}

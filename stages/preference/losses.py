@@ -1,0 +1,47 @@
+"""The offset of ODPO, and how it enters DPO.
+
+DPO's loss is -log sigmoid(beta * (policy margin - reference margin)). ODPO subtracts an offset inside the sigmoid:
+-log sigmoid(beta * (policy margin - reference margin) - offset). Since only the difference counts, that *is* DPO with
+the reference's log-probability of the chosen answer raised by offset / beta. So ODPO needs no loss of its own:
+TRL's precomputed reference is shifted once, and an offset of zero leaves DPO to the last bit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from stages.base import StageError
+from stages.preference.config import ODPOLoss
+
+
+def offsets(scores_chosen: Sequence[float], scores_rejected: Sequence[float], loss: ODPOLoss) -> list[float]:
+    """Return alpha * f(score gap) for each pair, in nats. Source: Amini et al. 2024, arXiv 2402.10571.
+
+    An inverted pair (negative gap) is refused under either f. A gap of zero is plain DPO when f is linear; under log
+    its offset would be minus infinity, a pair that teaches nothing, so it is refused. Under log a gap below 1 has a
+    negative offset, which would reward a *smaller* margin than DPO asks for: refused unless the recipe allows it.
+
+    Raises StageError with the numbers of the first offending pairs.
+    """
+    gaps = [chosen - rejected for chosen, rejected in zip(scores_chosen, scores_rejected, strict=True)]
+    _refuse(gaps, lambda gap: not math.isfinite(gap), "a score that is not a finite number", "mend or drop the row")
+    _refuse(gaps, lambda gap: gap < 0, "a rejected answer that outscores its chosen one", "swap or drop the two")
+    if loss.scale == "linear":
+        return [loss.alpha * gap for gap in gaps]
+    if loss.alpha == 0:
+        return [0.0] * len(gaps)
+    _refuse(
+        gaps, lambda gap: gap == 0, "equal scores, whose log gap is minus infinity", "drop it, or use scale: linear"
+    )
+    if not loss.allow_negative_offset:
+        _refuse(
+            gaps, lambda gap: gap < 1, "a score gap below 1, whose log is negative",
+            "scale the scores up, use scale: linear, or set allow_negative_offset: true",
+        )  # fmt: skip
+    return [loss.alpha * math.log(gap) for gap in gaps]
+
+
+def _refuse(gaps: Sequence[float], wrong: Callable[[float], bool], what: str, way_out: str) -> None:
+    rows = [number for number, gap in enumerate(gaps, start=1) if wrong(gap)]
+    if rows:
+        listed = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise StageError(f"{len(rows)} of {len(gaps)} pairs have {what} (pair {listed}); {way_out}")

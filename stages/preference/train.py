@@ -1,0 +1,126 @@
+"""Preference optimisation: policy, pairs, trainer, the offset where there is one, train, save."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from stages import artifact
+from stages.base import StageContext, StageError, StageResult
+from stages.data.config import DataSetConfig
+from stages.data.rows import Row, load_rows
+from stages.logprobs import sequence_logprobs
+from stages.models import PROBE_TOLERANCE, Policy, load_policy, lora_config, save_policy
+from stages.preference.config import DPOLoss, ODPOLoss, PreferenceStage, StageData
+from stages.preference.losses import offsets
+from stages.trainer import train, trainer_arguments
+
+
+def run(config: PreferenceStage, context: StageContext) -> StageResult:
+    """Teach the policy to prefer the chosen answers; the reference is the policy that the stage starts from."""
+    pairs = load_pairs(config, context)
+    policy = load_policy(context)
+    trainer = trl.DPOTrainer(
+        model=policy.model,
+        args=to_trl(config, context),
+        train_dataset=Dataset.from_list(
+            [{name: pair[name] for name in (*config.needs_columns, "offset")} for pair in pairs]
+        ),
+        processing_class=policy.tokenizer,
+        peft_config=lora_config(config.params),
+    )
+    policy = replace(policy, model=trainer.model)
+    loss_at_start = check_policy_is_reference(trainer, policy, context)
+    trainer.train_dataset = with_offsets(trainer.train_dataset, config.loss.beta)
+    version = train(trainer, config, context)
+    save_policy(
+        context, policy, version=version, data=list(config.datasets().items()), probes=_tokens(trainer.train_dataset)
+    )
+    return StageResult(
+        metrics={
+            "train/steps": version,
+            "data/pairs": len(pairs),
+            "preference/loss_at_start": loss_at_start,
+            "preference/offset_mean_nats": sum(pair["offset"] for pair in pairs) / len(pairs),
+        }
+    )
+
+
+def load_pairs(config: PreferenceStage, context: StageContext) -> list[Row]:
+    """Return rows with `prompt`, `chosen`, `rejected` and the loss's `offset`. Raises before any model is loaded."""
+    needs = list(config.needs_columns)
+    if isinstance(config.loss, ODPOLoss):
+        needs += ["score_chosen", "score_rejected"]
+    data = config.data
+    if isinstance(data, StageData):
+        artifact.read(context.inputs["pairs"], "pairs")
+        data = DataSetConfig(path=str(context.inputs["pairs"] / "pairs.jsonl"))
+    rows = load_rows(data, needs)
+    equal = [number for number, row in enumerate(rows, start=1) if row["chosen"] == row["rejected"]]
+    if equal:
+        raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
+    return [{**row, "offset": offset} for row, offset in zip(rows, _offsets(config, rows), strict=True)]
+
+
+def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
+    """Return TRL's settings for ours: the one place where the names meet. The reference is computed once, up front."""
+    shared = {**trainer_arguments(config, context), "beta": config.loss.beta, "precompute_ref_log_probs": True}
+    if isinstance(config.loss, ODPOLoss):
+        return trl.DPOConfig(**shared)
+    return trl.DPOConfig(
+        **shared,
+        loss_type=list(config.loss.variants),
+        loss_weights=config.loss.weights,
+        label_smoothing=config.loss.label_smoothing,
+        f_divergence_type=config.loss.f_divergence,
+        ld_alpha=config.loss.ld_alpha,
+        use_weighting=config.loss.weighted,
+    )
+
+
+def with_offsets(dataset: Dataset, beta: float) -> Dataset:
+    """Return TRL's tokenised pairs with the reference's chosen log-probability raised by offset / beta."""
+    if not any(dataset["offset"]):
+        return dataset
+    logprobs, feature = dataset["ref_chosen_logps"], dataset.features["ref_chosen_logps"]
+    raised = [logprob + offset / beta for logprob, offset in zip(logprobs, dataset["offset"], strict=True)]
+    return dataset.remove_columns("ref_chosen_logps").add_column("ref_chosen_logps", raised, feature=feature)
+
+
+def check_policy_is_reference(trainer: Any, policy: Policy, context: StageContext, *, num: int = 8) -> float:
+    """Return DPO's loss before the first step on a few pairs, by our own forward; it must be ln 2.
+
+    Raises StageError where the policy about to train is not the reference: an adapter loaded wrongly, say.
+    """
+    rows = list(trainer.train_dataset.select(range(min(num, len(trainer.train_dataset)))))
+    beta, cut = trainer.beta, trainer.args.max_length
+    losses = []
+    for row in rows:
+        margin = _answer_logprob(policy, row, "chosen", cut) - _answer_logprob(policy, row, "rejected", cut)
+        reference = row["ref_chosen_logps"] - row["ref_rejected_logps"]
+        losses.append(math.log1p(math.exp(-beta * (margin - reference))))
+    loss, worst = sum(losses) / len(losses), max(abs(loss - math.log(2)) for loss in losses)
+    limit = PROBE_TOLERANCE[context.facts.precision]
+    if worst > limit:
+        raise StageError(
+            f"before the first step the loss of a pair is off ln 2 by {worst:.3g} (limit {limit:g}): the policy that "
+            f"would train is not the reference it is held to, although both were loaded from {policy.folder}"
+        )
+    return loss
+
+
+def _answer_logprob(policy: Policy, row: Row, side: str, max_tokens: int) -> float:
+    logprobs = sequence_logprobs(policy.model, [(row["prompt_ids"] + row[f"{side}_ids"])[:max_tokens]])[0]
+    return sum(logprobs[len(row["prompt_ids"]) - 1 :], 0.0)
+
+
+def _tokens(pairs: Dataset) -> list[list[int]]:
+    return [row["prompt_ids"] + row["chosen_ids"] for row in pairs.select(range(min(16, len(pairs))))]
+
+
+def _offsets(config: PreferenceStage, pairs: list[Row]) -> list[float]:
+    if isinstance(config.loss, DPOLoss):
+        return [0.0] * len(pairs)
+    return offsets([row["score_chosen"] for row in pairs], [row["score_rejected"] for row in pairs], config.loss)

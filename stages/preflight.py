@@ -1,0 +1,192 @@
+"""What can be known to be wrong before anything heavy starts: data, template, lengths, rewards on the gold answer."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from rewards.config import MathRewardConfig, RewardConfig
+from rewards.gold import GoldCheck
+from rewards.types import Attempt, Message
+from rollout.engine import Precision
+from stages.base import RunFacts, StageConfig
+from stages.chat_format import ChatFormat, ModelFolderError
+from stages.data.rows import Row, load_rows
+from stages.evaluate.config import EvaluateStage
+from stages.grpo.config import GRPOStage
+from stages.pairs.config import PairsStage
+from stages.training import SupervisedConfig, TrainingStageConfig
+
+Problem = str
+"""What is wrong, the rule, and the way out; a warning begins with `note:`."""
+
+GOLD_SAMPLE = 8
+"""How many gold answers each reward is tried on."""
+
+
+def rewards_of(stage: StageConfig) -> list[RewardConfig]:
+    """Return the rewards that a stage uses."""
+    if isinstance(stage, (PairsStage, GRPOStage)):
+        return list(stage.rewards)
+    return [stage.reward] if isinstance(stage, EvaluateStage) else []
+
+
+def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
+    """Check every data set of every stage against what the stage needs, and exams against training data."""
+    try:
+        chat = ChatFormat(Path(facts.model)) if Path(facts.model).is_dir() else None
+    except ModelFolderError as error:
+        yield str(error)
+        return
+    if chat is None:
+        yield f"note: {facts.model} is not a folder, so its tokenizer and template are checked when the run loads it"
+    loaded: dict[tuple[str, str], list[Row]] = {}
+    for name, stage in stages.items():
+        for role, data in stage.datasets().items():
+            try:
+                loaded[name, role] = rows = load_rows(data, needed_columns(stage))
+                yield from _check_lengths(name, stage, role, rows, facts, chat) if chat else ()
+            except ValueError as error:
+                yield f"stage {name!r}: {error}"
+    yield from _check_exams_are_held_out(stages, loaded)
+
+
+def needed_columns(stage: StageConfig) -> list[str]:
+    """Return the columns that a stage's data sets must have: its own and its rewards'."""
+    answers = [reward.answer_column for reward in rewards_of(stage) if isinstance(reward, MathRewardConfig)]
+    return [*stage.needs_columns, *answers]
+
+
+class GoldTrial:
+    """One reward of one stage, being tried on the stage's gold answers in a process of its own."""
+
+    def __init__(self, name: str, stage: StageConfig, reward: RewardConfig) -> None:
+        self._name = name
+        self._stage = stage
+        self._check = GoldCheck([reward])
+
+    def problems(self) -> Iterator[Problem]:
+        """Say where the reward gives a gold answer less than full marks, or cannot run at all."""
+        for line in self._check.problems(gold_attempts(self._stage)):
+            yield f"stage {self._name!r}: {line}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._check.close()
+
+
+def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
+    """Start a trial of every reward, once where several stages use the same."""
+    first: dict[str, GoldTrial] = {}
+    for name, stage in stages.items():
+        for reward in rewards_of(stage):
+            identity = reward.model_dump_json(exclude={"weight"})
+            if identity not in first:
+                first[identity] = GoldTrial(name, stage, reward)
+    return list(first.values())
+
+
+def gold_attempts(stage: StageConfig) -> list[Attempt]:
+    """Return gold answers as attempts, for trying rewards on; none where the data has no completions or answers."""
+    attempts = []
+    for data in stage.datasets().values():
+        rows = load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), needed_columns(stage))
+        attempts += [_gold_attempt(row) for row in rows if "completion" in row or "answer" in row]
+    return attempts
+
+
+def memory_needed(stage: StageConfig, num_parameters: int, precision: Precision) -> float:
+    """Return bytes that a stage's weights, gradients and optimizer need, activations and caches left out."""
+    width = 4 if precision == "float32" else 2
+    copies = 1.0 if stage.generates else 0.0
+    if isinstance(stage, TrainingStageConfig):
+        trained = 0.02 if stage.params.type == "lora" else 1.0
+        copies += 1 + trained * (1 + 2 * 4 / width)  # weights; gradients and AdamW's two float32 moments
+    if isinstance(stage, GRPOStage) and stage.kl.coef > 0:
+        copies += 1
+    return copies * width * num_parameters
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Return the number of parameters from the headers of the safetensors files; None where there are none."""
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for dimension in tensor["shape"]:
+                    size *= dimension
+                count += size
+    return count or None
+
+
+def _check_lengths(
+    name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat
+) -> Iterator[Problem]:
+    if stage.generates:
+        room = facts.engine.max_model_tokens - _max_tokens(stage, role)
+        prompts = [row["prompt"] for row in rows]
+        for at, length in chat.longer_than(room, prompts, add_generation_prompt=True)[:1]:
+            yield (
+                f"stage {name!r}: the prompt of row {at + 1} of {role} has {length} tokens, but the engine's context "
+                f"of {facts.engine.max_model_tokens} less the answer's {_max_tokens(stage, role)} leaves {room}; raise "
+                "engine.max_model_tokens or lower max_tokens"
+            )
+    if isinstance(stage, SupervisedConfig) and "completion" in rows[0]:
+        whole = [[*row["prompt"], *row["completion"]] for row in rows]
+        yield from _check_template(name, rows[0]["prompt"], whole[0], chat)
+        cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
+        if cut:
+            yield f"note: stage {name!r}: {cut} of {len(rows)} rows are cut to max_tokens {stage.max_tokens}"
+
+
+def _check_template(
+    name: str, prompt_turns: Sequence[Message], turns: Sequence[Message], chat: ChatFormat
+) -> Iterator[Problem]:
+    prompt = chat.render(prompt_turns, add_generation_prompt=True)
+    whole = chat.render(turns, add_generation_prompt=False)
+    if not whole.rstrip().endswith(chat.eos_token):
+        yield (
+            f"stage {name!r}: the chat template ends a finished turn with {whole[-20:]!r}, not with the "
+            f"end-of-sequence token {chat.eos_token!r}, so the model would never learn to stop; mend the template or set eos_token"
+        )
+    if not whole.startswith(prompt):
+        yield (
+            f"stage {name!r}: the template writes a prompt differently once it is answered, so the model would train "
+            f"on another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
+        )
+
+
+def _check_exams_are_held_out(
+    stages: Mapping[str, StageConfig], loaded: Mapping[tuple[str, str], Sequence[Row]]
+) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for (name, _), rows in loaded.items():
+        if not isinstance(stages[name], EvaluateStage):
+            seen |= {json.dumps(row["prompt"]): name for row in rows}
+    for (name, task), rows in loaded.items():
+        if isinstance(stages[name], EvaluateStage):
+            shared = [prompt for row in rows if (prompt := json.dumps(row["prompt"])) in seen]
+            if shared:
+                yield (
+                    f"stage {name!r}: {len(shared)} problems of exam {task!r} are also in the data of stage "
+                    f"{seen[shared[0]]!r}, such as {shared[0]:.80}; an exam must be held out"
+                )
+
+
+def _max_tokens(stage: StageConfig, role: str) -> int:
+    if isinstance(stage, EvaluateStage):
+        return stage.tasks[role].max_tokens
+    assert isinstance(stage, (PairsStage, GRPOStage))
+    return stage.sampling.max_tokens
+
+
+def _gold_attempt(row: Row) -> Attempt:
+    gold = row.get("completion") or [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"}]
+    gold = [{"role": "assistant", "content": gold}] if isinstance(gold, str) else gold
+    columns = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
+    return Attempt(prompt=row["prompt"], completion=gold, columns=columns)

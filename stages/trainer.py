@@ -1,0 +1,108 @@
+"""What the stages on TRL's trainers share: arguments, checkpoints that are whole, metrics, and a stop on NaN."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from stages import checkpoints
+from stages.base import StageContext, StageError
+from stages.training import SupervisedConfig
+
+logger = logging.getLogger(__name__)
+
+
+def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[str, Any]:
+    """Return our settings under the names of transformers' TrainingArguments, which all of TRL's configs extend."""
+    precision, on_cpu = context.facts.precision, not torch.cuda.is_available()
+    return {
+        "output_dir": str(context.checkpoints),
+        "max_steps": config.num_steps or -1,
+        "num_train_epochs": config.num_epochs or 1.0,
+        "per_device_train_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": config.batch_size // config.micro_batch_size,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+        "warmup_steps": config.warmup_steps,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "max_length": config.max_tokens,
+        "seed": context.seed,
+        "data_seed": context.seed,
+        "use_cpu": on_cpu,
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
+        "gradient_checkpointing": not on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint.every_steps or 10**9,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def train(trainer: Any, config: SupervisedConfig, context: StageContext) -> int:
+    """Train from the last whole checkpoint, or from the start; return the version reached."""
+    context.checkpoints.mkdir(parents=True, exist_ok=True)
+    trainer.add_callback(_StageCallback(context, config))
+    step = checkpoints.latest(context.checkpoints)
+    if step is not None:
+        logger.info("continuing from version %d", step)
+    resume_from = str(checkpoints.step_folder(context.checkpoints, step)) if step is not None else None
+    trainer.train(resume_from_checkpoint=resume_from)
+    return int(trainer.state.global_step)
+
+
+class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
+    """Commits checkpoints, writes metrics, and ends the run on a loss or gradient that is not finite."""
+
+    def __init__(self, context: StageContext, config: SupervisedConfig) -> None:
+        self._context = context
+        self._config = config
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        """Write one line of metrics; called after the optimizer step and before any save."""
+        values = {_metric_name(key): float(value) for key, value in (logs or {}).items() if _is_number(value)}
+        for name in ("train/loss", "train/grad_norm"):
+            if not math.isfinite(values.get(name, 0.0)):
+                raise StageError(
+                    f"{name} is {values[name]} at step {state.global_step}; the last checkpoint is whole. "
+                    "Lower the learning rate or look at the data of this step, then resume"
+                )
+        self._context.metrics.write(state.global_step, values)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Turn the trainer's folder into a whole checkpoint of ours."""
+        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        checkpoints.commit(written, self._context.checkpoints, state.global_step)
+        checkpoints.prune(self._context.checkpoints, self._config.checkpoint.keep)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_NAMES = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "num_tokens": "train/seen_tokens",
+    "entropy": "policy/entropy_nats",
+    "mean_token_accuracy": "train/token_accuracy",
+    "rewards/chosen": "preference/reward_chosen",
+    "rewards/rejected": "preference/reward_rejected",
+    "rewards/margins": "preference/margin",
+    "rewards/accuracies": "preference/accuracy",
+    "logps/chosen": "preference/logprob_chosen_nats",
+    "logps/rejected": "preference/logprob_rejected_nats",
+}
+
+
+def _metric_name(name: str) -> str:
+    return _NAMES.get(name, f"train/{name}" if "/" not in name else name)

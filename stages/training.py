@@ -1,0 +1,90 @@
+"""What every training stage may say of its optimisation. Imports nothing heavy."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.base import Config, StageConfig
+
+
+class FullParams(Config):
+    """Every parameter trains."""
+
+    type: Literal["full"] = "full"
+
+
+class LoraParams(Config):
+    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it beside."""
+
+    type: Literal["lora"] = "lora"
+    r: int = Field(default=16, ge=1)
+    """Rank."""
+    alpha: float = 32.0
+    """The adapter's effect is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | str = "all-linear"
+    """Module names, or `all-linear`."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of PEFT's LoraConfig."""
+
+
+class CheckpointConfig(Config):
+    """When a training stage saves what it needs to go on."""
+
+    every_steps: int = Field(default=50, ge=0)
+    """0: only at the end."""
+    keep: int = Field(default=1, ge=1)
+    """How many of the newest are kept."""
+
+
+class TrainingStageConfig(StageConfig):
+    """Base of the stages that take optimizer steps."""
+
+    init_from: str | None = None
+    """Stage whose model this one starts from; none: the run's base model."""
+    params: FullParams | LoraParams = Field(default_factory=FullParams, discriminator="type")
+    """Which parameters train."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak, reached after the warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate goes on after the warm-up; the latter two end at 0."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    def inputs(self) -> dict[str, str]:
+        """The policy, where another stage made it."""
+        return {"policy": self.init_from} if self.init_from else {}
+
+
+class SupervisedConfig(TrainingStageConfig):
+    """Base of the stages that learn from a fixed data set through one of TRL's trainers."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Examples an optimizer step."""
+    micro_batch_size: int = Field(default=8, ge=1)
+    """Examples forwarded at once; must divide `batch_size`."""
+    num_epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data. Give this or `num_steps`."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps. Give this or `num_epochs`."""
+    max_tokens: int = Field(default=1024, ge=8)
+    """Longest example, prompt and answer together; what is beyond is cut."""
+
+    @model_validator(mode="after")
+    def _length_is_given_once(self) -> Self:
+        if (self.num_epochs is None) == (self.num_steps is None):
+            raise ValueError("give either num_epochs or num_steps, and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
+                "gradient accumulation needs whole micro-batches"
+            )
+        return self

@@ -1,0 +1,7 @@
+"""Settings of every test: tiny models gain nothing from threads, and lose much where cores are shared."""
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1"
+)

@@ -1,0 +1,97 @@
+"""Hand-written stand-ins for engines and scorers. They record what happens in a list that tests can share."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from rewards.types import Attempt, Score
+from rollout.types import Completion, GenerationRequest
+
+TokenIds = tuple[int, ...]
+
+
+def completion(*token_ids: int, version: int = 0, finish_reason: str = "stop") -> Completion:
+    """A completion whose tokens all have log-probability -1."""
+    return Completion(
+        token_ids=token_ids,
+        logprobs=(-1.0,) * len(token_ids),
+        versions=(version,) * len(token_ids),
+        finish_reason=finish_reason,
+    )
+
+
+class FakePool:
+    """Answers from a script, last request first; keeps the requests and weights that it is given.
+
+    ``script`` gives each prompt's completions, repeated or cut to the number asked for.
+    ``engine_logprobs`` is what `logprobs` returns, [engine][sequence][T - 1].
+    """
+
+    def __init__(
+        self,
+        script: Mapping[TokenIds, Sequence[Completion]] | None = None,
+        engine_logprobs: Sequence[Sequence[Sequence[float]]] = (),
+        events: list[str] | None = None,
+    ) -> None:
+        self.script = dict(script or {})
+        self.engine_logprobs = engine_logprobs
+        self.events = events if events is not None else []
+        self.requests: list[GenerationRequest] = []
+        self.weights: dict[str, object] = {}
+        self.files: list[Path] = []
+        self.load_error: Exception | None = None
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        self.requests.extend(requests)
+        for index in reversed(range(len(requests))):
+            answers = self.script[requests[index].prompt_ids]
+            count = requests[index].num_completions
+            self.events.append(f"generated {index}")
+            yield index, tuple(answers[g % len(answers)] for g in range(count))
+
+    def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
+        self.events.append("logprobs")
+        return [[list(row) for row in engine] for engine in self.engine_logprobs]
+
+    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
+        self.events.append(f"loaded {version}")
+        self.files.extend(files)
+        if self.load_error is not None:
+            raise self.load_error
+        self.weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+    def close(self) -> None:
+        self.events.append("closed")
+
+
+class FakeScorer:
+    """Gives each response its listed score; None is a failure. Never done when it ``hangs``."""
+
+    def __init__(
+        self, values: Mapping[str, float | None], events: list[str] | None = None, hangs: bool = False
+    ) -> None:
+        self.values = values
+        self.events = events if events is not None else []
+        self.groups: list[list[Attempt]] = []
+        self.hangs = hangs
+        self.budget_error: Exception | None = None
+
+    def submit(self, group: Sequence[Attempt], /) -> "Future[list[Score]]":
+        self.events.append("submitted")
+        self.groups.append(list(group))
+        future: Future[list[Score]] = Future()
+        if not self.hangs:
+            future.set_result([self._score(attempt) for attempt in group])
+        return future
+
+    def check_budget(self) -> None:
+        self.events.append("checked budget")
+        if self.budget_error is not None:
+            raise self.budget_error
+
+    def _score(self, attempt: Attempt) -> Score:
+        value = self.values[attempt.completion[-1]["content"]]
+        cause = "ok" if value is not None else "timeout"
+        return Score(value=value, cause=cause, parts={"fake": value})

@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, load_config
+
+RECIPE = """
+name: tiny
+model: some/model
+stages:
+  sft: {kind: sft, data: train.jsonl, num_steps: 2}
+  grpo: {kind: grpo, init_from: sft, prompts: train.jsonl, num_steps: 2, rewards: [{type: math}]}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def error_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_a_bare_string_names_a_data_set(recipe: Path) -> None:
+    config = load_config(recipe)
+    assert config.stages["sft"].data.path == "train.jsonl"
+
+
+def test_overrides_apply_in_order_before_validation(recipe: Path) -> None:
+    config = load_config(recipe, ["stages.sft.num_steps=5", "stages.sft.num_steps=7", "seed=3"])
+    assert (config.stages["sft"].num_steps, config.seed) == (7, 3)
+
+
+def test_an_unknown_key_names_the_nearest_valid_one(recipe: Path) -> None:
+    message = error_of(recipe, "stages.sft.lerning_rate=1e-3")
+    assert "stages.sft.lerning_rate is not a known key. Did you mean 'learning_rate'?" in message
+
+
+def test_an_unknown_key_at_the_top_names_the_nearest_valid_one(recipe: Path) -> None:
+    assert "sede is not a known key. Did you mean 'seed'?" in error_of(recipe, "sede=3")
+
+
+def test_an_unknown_key_deep_in_a_variant_names_the_nearest_valid_one(recipe: Path) -> None:
+    message = error_of(recipe, "stages.grpo.loss.clip_hihg=0.3")
+    assert "stages.grpo.loss.clip_hihg is not a known key. Did you mean 'clip_high'?" in message
+
+
+def test_an_unknown_kind_lists_the_kinds(recipe: Path) -> None:
+    message = error_of(recipe, "stages.sft.kind=sfft")
+    assert "stages.sft: 'sfft' is not one of" in message and "Did you mean 'sft'?" in message
+
+
+def test_an_unknown_reward_type_lists_the_types(recipe: Path) -> None:
+    message = error_of(recipe, "stages.grpo.rewards=[{type: maths}]")
+    assert "'maths' is not one of" in message and "Did you mean 'math'?" in message
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(RECIPE + "seed: 1\nseed: 2\n")
+    assert "key 'seed' is given twice" in error_of(path)
+
+
+def test_a_missing_key_is_named(recipe: Path) -> None:
+    path = recipe.parent / "short.yaml"
+    path.write_text("name: x\nstages: {s: {kind: sft, data: a.jsonl, num_steps: 1}}\n")
+    assert "model is missing" in error_of(path)
+
+
+def test_a_value_out_of_range_is_shown_with_the_rule(recipe: Path) -> None:
+    message = error_of(recipe, "stages.grpo.group_size=1")
+    assert "stages.grpo.group_size" in message and "greater than or equal to 2" in message and "given: 1" in message
+
+
+def test_steps_and_epochs_exclude_each_other(recipe: Path) -> None:
+    assert "either num_epochs or num_steps" in error_of(recipe, "stages.sft.num_epochs=1")
+
+
+def test_micro_batches_must_divide(recipe: Path) -> None:
+    message = error_of(recipe, "stages.sft.batch_size=10", "stages.sft.micro_batch_size=4")
+    assert "micro_batch_size 4 does not divide batch_size 10" in message
+
+
+def test_a_missing_recipe_and_one_that_is_no_mapping_are_said(tmp_path: Path) -> None:
+    assert "does not exist" in error_of(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert "holds a list" in error_of(tmp_path / "list.yaml")
+
+
+def test_an_import_path_alone_is_a_function_reward(recipe: Path) -> None:
+    config = load_config(recipe, ["stages.grpo.rewards=[{import_path: 'my.module:fn', weight: 0.5}]"])
+    assert config.stages["grpo"].rewards[0].label == "fn"

@@ -1,0 +1,122 @@
+"""What the math reward calls equal."""
+
+import math
+import threading
+
+import pytest
+from attempts import group
+
+from rewards import grading
+from rewards.config import MathRewardConfig
+from rewards.math_answer import equals, last_box, load
+
+
+def box(text):
+    return rf"\boxed{{{text}}}"
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        (box("633"), "633"),
+        (box("633"), box("633")),
+        (f"5, no, {box('5')}, no: {box('633')}. Done by 7.", "633"),
+        (f"{box('5')} and {box('633')}", "633"),
+        ("the answer is 633", "633"),
+        ("633 apples", "633"),
+        (box("633.0"), "633"),
+        (box("1,234"), "1234"),
+        (box("1234"), "1,234"),
+        (box("-7"), "-7"),
+        (box("x = 5"), "5"),
+        (box("5"), "x=5"),
+        (box(r"5\text{ cm}"), "5"),
+        (box("1/2"), r"\frac{1}{2}"),
+        (box(r"\frac12"), "0.5"),
+        (box(r"1\frac{1}{2}"), "3/2"),
+        (box(r"50\%"), "0.5"),
+        (box("0.333333"), "1/3"),
+        (box(r"5 \times 10^3"), "5000"),
+        (box("2^{10}"), "1024"),
+        (box(r"\sqrt{2}"), "1.41421356237"),
+        (box("x^2+2x+1"), "(x+1)^2"),
+        (box("1+x"), "x+1"),
+        (box(r"1+\sqrt{2}"), r"\sqrt{2}+1"),
+        (box("2, 1"), r"\{1, 2\}"),
+        (box(r"\text{Paris}"), "Paris"),
+    ],
+)
+def test_these_answers_equal_gold(response, gold):
+    assert equals(response, gold)
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        (box("634"), "633"),
+        (box("-633"), "633"),
+        (box("633.001"), "633"),
+        (box("0.33"), "1/3"),
+        (f"{box('633')}, no: {box('5')}", "633"),
+        (f"{box('5')} and {box('633')}", "5633"),
+        (box("1, 2, 633"), "633"),
+        (box("345+288"), "633"),
+        (box("700-67"), "633"),
+        (box(r"3 \cdot 211"), "633"),
+        (box("3(200+11)"), "633"),
+        (r"633 is \boxed{633", "633"),
+        (r"\boxed{}", "633"),
+        ("", "633"),
+        ("nothing to see", "633"),
+        (r"\frac{\boxed{", "633"),
+    ],
+)
+def test_these_answers_do_not_equal_gold(response, gold):
+    assert not equals(response, gold)
+
+
+def test_the_last_box_is_read_with_its_braces():
+    assert last_box(r"\boxed{1} \boxed{\frac{1}{2}} }") == r"\boxed{\frac{1}{2}}"
+    assert last_box(r"\boxed{1} \boxed{\frac{1}{2}") == ""
+
+
+def test_gold_gets_full_marks_and_wrong_and_malformed_answers_none():
+    reward = load(MathRewardConfig(answer_column="truth"))
+    turns = [attempt.completion for attempt in group(box("633"), box("634"), r"\boxed{", "")]
+    assert reward(prompts=[None] * 4, completions=turns, truth=[633, "633", "633", "633"]) == [
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
+
+
+def test_a_gold_answer_that_cannot_be_parsed_is_an_error_that_shows_it():
+    with pytest.raises(ValueError, match="the gold answer '' cannot be parsed"):
+        equals(box("633"), "")
+
+
+def test_a_missing_gold_column_is_an_error_that_names_the_columns():
+    [score] = grading.grade(grading.load([MathRewardConfig()]), group(box("1"), truth="1"))
+    assert score.cause == "error"
+    assert "the gold answer's column 'answer' is missing" in score.detail
+    assert "'truth'" in score.detail
+
+
+def test_an_answer_that_takes_too_long_is_not_scored(monkeypatch):
+    monkeypatch.setattr("rewards.math_answer.ANSWER_LIMIT_S", 0.3)
+    reward = load(MathRewardConfig())
+    hostile, right = group(box("2^{10^{10}}"), box("633"))
+    values = reward(prompts=[None] * 2, completions=[hostile.completion, right.completion], answer=["633"] * 2)
+    assert math.isnan(values[0]) and values[1] == 1.0
+
+
+def test_it_scores_right_answers_in_threads_too():
+    """math-verify's own time limit raises there, and a framework that swallows that scores everything 0."""
+    reward = load(MathRewardConfig())
+    values = []
+    turns = [group(box("633"))[0].completion]
+    thread = threading.Thread(target=lambda: values.extend(reward(prompts=[None], completions=turns, answer=["633"])))
+    thread.start()
+    thread.join(10)
+    assert values == [1.0]

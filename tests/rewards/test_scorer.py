@@ -1,0 +1,230 @@
+"""The scorer against real worker processes and rewards that do their worst."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from attempts import group
+
+from rewards.config import FunctionRewardConfig, MathRewardConfig, ScoringConfig
+from rewards.scorer import Scorer
+from rewards.types import RewardError
+
+ROOT = Path(__file__).parents[2]
+OBEY = FunctionRewardConfig(import_path="obedient:obey")
+
+
+def scorer(*rewards, **scoring):
+    return Scorer(rewards or [OBEY], ScoringConfig(**{"deadline_s": 1.0, **scoring}))
+
+
+def score(runtime, *texts, **columns):
+    return runtime.submit(group(*texts, **columns)).result(timeout=30)
+
+
+def is_running(pid):
+    """Zombies do not run."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids, deadline_s=5.0):
+    end = time.monotonic() + deadline_s
+    while running := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < end, f"still running: {running}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("deed", "cause", "said"),
+    [
+        ("raise", "error", "KeyError: 'no such mark'"),
+        ("leave", "error", "SystemExit: enough"),
+        ("sleep", "timeout", "reward 'obey' was running"),
+        ("hold the lock", "timeout", "reward 'obey' was running"),
+        ("too few", "malformed", "a list of 2 values"),
+        ("nothing", "malformed", "a list of 2 values"),
+        ("one number", "malformed", "a list of 2 values"),
+        ("only text", "malformed", "returned 'ab'"),
+        ("exit", "killed", "exit code 3 while reward 'obey' was running"),
+        ("kill", "killed", "SIGKILL"),
+        ("crash", "killed", "SIGABRT"),
+    ],
+)
+def test_a_hostile_reward_costs_its_group_and_no_other(deed, cause, said):
+    with scorer() as runtime:
+        for bad in score(runtime, deed, "2.0"):
+            assert (bad.value, bad.cause, bad.parts) == (None, cause, {"obey": None})
+            assert said in bad.detail
+        assert [good.value for good in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
+        assert runtime.counts() == {cause: 2, "ok": 2}
+
+
+@pytest.mark.parametrize("deed", ["nan", "inf", "text"])
+def test_a_value_that_is_no_number_costs_its_attempt_only(deed):
+    with scorer() as runtime:
+        bad, good = score(runtime, deed, "2.0")
+        assert (bad.value, bad.cause) == (None, "malformed")
+        assert (good.value, good.cause) == (2.0, "ok")
+
+
+def test_a_group_whose_worker_was_killed_is_tried_again(tmp_path):
+    note = tmp_path / "calls"
+    reward = OBEY.model_copy(update={"kwargs": {"note": str(note)}})
+    with scorer(reward) as runtime:
+        assert [s.value for s in score(runtime, "kill once", "2.0")] == [1.0, 2.0]
+        assert runtime.counts() == {"ok": 2}
+    first, second = note.read_text().split()
+    assert first != second
+
+
+def test_a_group_that_kills_every_worker_is_tried_max_retries_times_more(tmp_path):
+    note = tmp_path / "calls"
+    reward = OBEY.model_copy(update={"kwargs": {"note": str(note)}})
+    with scorer(reward, max_retries=2) as runtime:
+        assert {s.cause for s in score(runtime, "kill", "2.0")} == {"killed"}
+    assert len(set(note.read_text().split())) == 3
+
+
+def test_an_idle_worker_that_is_killed_is_replaced():
+    with scorer() as runtime:
+        pid = int(score(runtime, "pid", "")[0].value)
+        os.kill(pid, signal.SIGKILL)
+        assert [s.value for s in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
+        assert runtime.counts() == {"ok": 4}
+
+
+def test_two_timeouts_on_two_workers_do_not_starve_the_next_groups():
+    with scorer(num_workers=2) as runtime:
+        start = time.monotonic()
+        hung = [runtime.submit(group(deed, "")) for deed in ("sleep", "hold the lock")]
+        good = [runtime.submit(group(str(i), "7")) for i in range(4)]
+        assert [future.result(30)[0].value for future in good] == [0.0, 1.0, 2.0, 3.0]
+        assert {future.result(30)[0].cause for future in hung} == {"timeout"}
+        assert time.monotonic() - start < 5.0  # both hung at the same time
+
+
+@pytest.mark.parametrize("answer", ["2^{10^{10}}", "(10^8)!"])
+def test_a_hostile_math_answer_costs_at_most_its_group(answer):
+    with scorer(MathRewardConfig(), deadline_s=0.8) as runtime:
+        assert score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")[1].cause == "timeout"
+        assert [s.value for s in score(runtime, r"\boxed{633}", r"\boxed{634}", answer="633")] == [1.0, 0.0]
+
+
+def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
+    with scorer(MathRewardConfig(), deadline_s=20.0) as runtime:
+        hostile, right = score(runtime, r"\boxed{2^{10^{10}}}", r"\boxed{633}", answer="633")
+        assert (hostile.value, hostile.cause) == (None, "malformed")
+        assert right.value == 1.0
+
+
+def test_the_total_is_the_weighted_sum_of_what_applies():
+    rewards = [
+        OBEY.model_copy(update={"weight": 0.5}),
+        FunctionRewardConfig(import_path="obedient:cannot_apply", weight=2.0),
+        FunctionRewardConfig(import_path="obedient:strict", weight=-1.0, name="exact"),
+    ]
+    with scorer(*rewards) as runtime:
+        first, second = score(runtime, "3", "1.5", answer="3")
+    assert first.value == 0.5 * 3 + 2.0 * 3 - 1.0 * 1
+    assert first.parts == {"obey": 3.0, "cannot_apply": 3.0, "exact": 1.0}
+    assert second.value == 0.5 * 1.5 - 1.0 * 0
+    assert second.parts == {"obey": 1.5, "cannot_apply": None, "exact": 0.0}
+
+
+def test_an_attempt_to_which_no_reward_applies_has_no_value_and_is_no_failure():
+    with scorer(FunctionRewardConfig(import_path="obedient:cannot_apply"), max_unscorable_fraction=0) as runtime:
+        assert [s.cause for s in score(runtime, "x", "1")] == ["not_applicable", "ok"]
+        runtime.check_budget()
+
+
+def test_coroutine_rewards_are_awaited():
+    with scorer(FunctionRewardConfig(import_path="obedient:obey_later")) as runtime:
+        assert [s.value for s in score(runtime, "0.5", "2")] == [0.5, 2.0]
+        assert "no such mark" in score(runtime, "raise", "2")[0].detail
+
+
+def test_failures_past_the_budget_stop_the_run_with_counts_and_examples():
+    with scorer(max_unscorable_fraction=0.5, window_attempts=8) as runtime:
+        for deed in ("raise", "too few"):
+            score(runtime, deed, "2.0")
+        runtime.check_budget()  # four of four, and the window of eight is not full
+        score(runtime, "1", "2", "3", "4")
+        runtime.check_budget()  # four of eight
+        score(runtime, "raise", "2.0")
+        score(runtime, "1", "2")
+        score(runtime, "exit", "2.0")
+        score(runtime, "raise", "2.0")
+        with pytest.raises(RewardError) as caught:  # the last eight: 2 errors, 2 good, 2 killed, 2 errors
+            runtime.check_budget()
+        assert "6 of the last 8" in str(caught.value)
+        assert "error: 4, for instance: reward 'obey' raised KeyError" in str(caught.value)
+        assert "killed: 2, for instance: the reward worker" in str(caught.value)
+
+
+def test_a_reward_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    (tmp_path / "my_own_reward.py").write_text("def nine(completions):\n    return [9.0] * len(completions)\n")
+    monkeypatch.chdir(tmp_path)
+    with scorer(FunctionRewardConfig(import_path="my_own_reward:nine")) as runtime:
+        assert score(runtime, "a")[0].value == 9.0
+
+
+def test_a_reward_that_cannot_be_imported_stops_the_start():
+    with pytest.raises(RewardError, match=r"'no_such_module:f' cannot be imported.*No module named 'no_such_module'"):
+        scorer(FunctionRewardConfig(import_path="no_such_module:f"), num_workers=2)
+
+
+def test_two_rewards_of_one_name_stop_the_start():
+    with pytest.raises(RewardError, match="2 rewards are called 'obey'"):
+        scorer(OBEY, OBEY)
+
+
+def test_nothing_is_left_after_close_not_even_what_a_reward_started():
+    runtime = scorer(num_workers=2)
+    worker, child = (int(s.value) for s in score(runtime, "child", ""))
+    hung = runtime.submit(group("sleep"))
+    waiting = [runtime.submit(group("sleep")) for _ in range(3)]
+    assert is_running(worker) and is_running(child)
+    time.sleep(0.2)
+    runtime.close()
+    wait_until_gone([worker, child])
+    for future in [hung, *waiting]:
+        with pytest.raises(RewardError, match="closed"):
+            future.result(timeout=1)
+    with pytest.raises(RewardError, match="closed"):
+        runtime.submit(group("1"))
+    runtime.close()
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed():
+    script = (
+        "import sys; sys.path.append('tests/rewards')\n"
+        "from test_scorer import scorer, score, group\n"
+        "runtime = scorer(deadline_s=600)\n"
+        "print(int(score(runtime, 'pid', '')[0].value), flush=True)\n"
+        "runtime.submit(group('hold the lock')).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    worker = int(parent.stdout.readline())
+    time.sleep(0.3)
+    assert is_running(worker)
+    parent.kill()
+    parent.wait(5)
+    wait_until_gone([worker])
+
+
+def test_importing_the_scorer_imports_nothing_heavy():
+    script = (
+        "import sys, rewards.scorer, rewards.gold\n"
+        "print(sorted({'torch', 'transformers', 'math_verify', 'sympy', 'ray', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"

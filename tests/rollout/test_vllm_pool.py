@@ -1,0 +1,255 @@
+"""Real vLLM engines in real Ray actors, on the CPU. Minutes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from transformers import PreTrainedModel
+
+from rollout.config import VLLMEngineConfig, WeightSyncConfig
+from rollout.engine import EngineModel
+from rollout.types import Completion, GenerationRequest, RolloutError
+from rollout.weight_sync import SyncReport, WeightSync, policy_weights
+from rollout.workers import RayPool, start_pool
+from tests.rollout.tiny_models import CONTEXT, save_config, tiny_model, token_logprobs
+
+pytestmark = pytest.mark.real
+
+PROBES = [[5, 6, 7, 8, 9, 10], [3, 2, 60, 61]]
+
+
+def start(model: PreTrainedModel, folder: Path) -> RayPool:
+    engine = EngineModel(folder=save_config(model, folder), precision="float32", seed=0)
+    config = VLLMEngineConfig(max_model_tokens=CONTEXT, max_num_seqs=16, request_timeout_s=120)
+    pool = start_pool(config, engine)
+    assert isinstance(pool, RayPool)
+    return pool
+
+
+def publish(pool: RayPool, model: PreTrainedModel, version: int) -> SyncReport:
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
+    try:
+        expected = [token_logprobs(model, probe) for probe in PROBES]
+        return sync.publish(policy_weights(model), version, PROBES, expected)
+    finally:
+        sync.close()
+
+
+def request(prompt: tuple[int, ...] = (5, 6, 7), seed: int = 1, **changes: object) -> GenerationRequest:
+    values = {"num_completions": 4, "max_tokens": 20, "temperature": 1.0, "eos_ids": (1, 2), **changes}
+    return GenerationRequest(prompt_ids=prompt, seed=seed, **values)
+
+
+def assert_logprobs_are_the_models(
+    completions: tuple[Completion, ...], model: PreTrainedModel, temperature: float
+) -> None:
+    for completion in completions:
+        expected = token_logprobs(model, [5, 6, 7, *completion.token_ids], temperature)[2:]
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def engine_processes(actor: int) -> dict[str, int]:
+    """vLLM's own processes below an actor, by the names that they give themselves."""
+    children = psutil.Process(actor).children(recursive=True)
+    titles = {child.cmdline()[0]: child.pid for child in children if child.cmdline()}
+    found = {title.removeprefix("VLLM::"): pid for title, pid in titles.items() if "VLLM::" in title}
+    assert found.keys() == {"EngineCore", "Worker"}
+    return found
+
+
+def assert_soon_gone(pids: list[int], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while left := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"processes {left} are still there after {within_s} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PreTrainedModel, RayPool]]:
+    model = tiny_model("qwen3")
+    assert model.config.tie_word_embeddings
+    pool = start(model, tmp_path_factory.mktemp("qwen3"))
+    publish(pool, model, 0)
+    children = engine_processes(pool.pids[0])
+    yield model, pool
+    pool.close()
+    pool.close()
+    assert_soon_gone([*pool.pids, *children.values()])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_sampled_logprobs_are_the_learners_at_the_sampling_temperature(
+    qwen3: tuple[PreTrainedModel, RayPool], temperature: float
+) -> None:
+    model, pool = qwen3
+    [(_, completions)] = pool.generate([request(temperature=temperature)])
+    assert len(completions) == 4
+    assert_logprobs_are_the_models(completions, model, temperature or 1.0)
+
+
+def test_every_sync_brings_new_weights_though_the_head_is_tied(
+    qwen3: tuple[PreTrainedModel, RayPool],
+) -> None:
+    model, pool = qwen3
+    [before] = pool.logprobs(PROBES)
+    report = publish(pool, changed := tiny_model("qwen3", seed=1), 1)
+    [after] = pool.logprobs(PROBES)
+    assert report.drift_max < 1e-4
+    assert max(abs(a - b) for a, b in zip(before[0], after[0], strict=True)) > 0.1
+    [(_, completions)] = pool.generate([request()])
+    assert_logprobs_are_the_models(completions, changed, 1.0)
+    assert {version for completion in completions for version in completion.versions} == {1}
+    publish(pool, model, 0)
+
+
+def test_weights_that_are_not_the_learners_are_noticed(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
+    model, pool = qwen3
+    other = tiny_model("qwen3", seed=2)
+    sync = WeightSync(pool, WeightSyncConfig())
+    with pytest.raises(RolloutError, match="engine 0 differs from the learner"):
+        sync.publish(policy_weights(other), 1, PROBES, [token_logprobs(model, probe) for probe in PROBES])
+    sync.close()
+    publish(pool, model, 0)
+
+
+def test_a_sync_without_the_tied_head_is_refused_by_name(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
+    model, pool = qwen3
+    sync = WeightSync(pool, WeightSyncConfig())
+    headless = [(name, tensor) for name, tensor in policy_weights(model) if name != "lm_head.weight"]
+    with pytest.raises(RolloutError, match=r"engine 0 failed to load version 1: .*'lm_head.weight'"):
+        sync.publish(headless, 1, PROBES, [token_logprobs(model, probe) for probe in PROBES])
+    sync.close()
+    publish(pool, model, 0)
+
+
+def test_seeds_repeat_and_completion_g_is_the_one_of_seed_plus_g(
+    qwen3: tuple[PreTrainedModel, RayPool],
+) -> None:
+    pool = qwen3[1]
+    requests = [request((5, 6, seed), seed) for seed in range(40)]
+    first, second = dict(pool.generate(requests)), dict(pool.generate(requests))
+    assert {at: [c.token_ids for c in group] for at, group in first.items()} == {
+        at: [c.token_ids for c in group] for at, group in second.items()
+    }
+    [(_, alone)] = pool.generate([request((5, 6, 7), 7 + 2, num_completions=1)])
+    assert alone[0].token_ids == first[7][2].token_ids
+
+
+def test_a_completion_ends_with_its_end_token_or_for_want_of_tokens(
+    qwen3: tuple[PreTrainedModel, RayPool],
+) -> None:
+    eos_ids = tuple(range(0, 64, 8))
+    groups = dict(qwen3[1].generate([request((seed,), seed, eos_ids=eos_ids) for seed in range(9)]))
+    completions = [completion for group in groups.values() for completion in group]
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+    for completion in completions:
+        *inner, last = completion.token_ids
+        assert not set(inner) & set(eos_ids)
+        assert (last in eos_ids) == (completion.finish_reason == "stop")
+        assert completion.finish_reason == "stop" or len(completion.token_ids) == 20
+
+
+def test_answers_that_take_too_long_end_in_an_error_that_counts_them(
+    qwen3: tuple[PreTrainedModel, RayPool],
+) -> None:
+    model, pool = qwen3
+    patient = pool._config
+    pool._config = patient.model_copy(update={"request_timeout_s": 0.01})
+    with pytest.raises(RolloutError, match=r"for 8 answers from engines \[0\], in vain; raise"):
+        list(pool.generate([request(max_tokens=100, eos_ids=())] * 20))
+    pool._config = patient
+    publish(pool, model, 0)  # waits for what was in flight
+
+
+def test_a_killed_engine_ends_the_run_with_its_name_and_leaves_no_process(tmp_path: Path) -> None:
+    model = tiny_model("gpt_neox")
+    pool = start(model, tmp_path)
+    assert publish(pool, model, 0).drift_max < 1e-4
+    assert publish(pool, tiny_model("gpt_neox", seed=1), 1).drift_max < 1e-4
+    children = engine_processes(pool.pids[0])
+    answers = pool.generate([request(max_tokens=100, eos_ids=())] * 500)
+    next(answers)
+    os.kill(pool.pids[0], signal.SIGKILL)
+    killed_at = time.monotonic()
+    with pytest.raises(RolloutError, match="engine 0 died answering request"):
+        list(answers)
+    assert time.monotonic() - killed_at < 30
+    assert_soon_gone([*children.values()])
+    with pytest.raises(RolloutError, match="engine 0 died for log-probabilities"):
+        pool.logprobs(PROBES)
+    pool.close()
+
+
+def test_a_killed_engine_core_ends_the_run_too(tmp_path: Path) -> None:
+    pool = start(tiny_model("qwen3"), tmp_path)
+    children = engine_processes(pool.pids[0])
+    os.kill(children["EngineCore"], signal.SIGKILL)
+    with pytest.raises(RolloutError, match="engine 0 failed answering request"):
+        list(pool.generate([request(max_tokens=100, eos_ids=())] * 500))
+    pool.close()
+    assert_soon_gone([*pool.pids, *children.values()])
+
+
+def _drift_of_an_engine_started_here(folder: Path) -> float:
+    model = tiny_model("llama")
+    pool = start(model, folder)
+    try:
+        return publish(pool, model, 0).drift_max
+    finally:
+        pool.close()
+
+
+def test_engines_take_the_bundles_after_the_learners(tmp_path: Path) -> None:
+    group = placement_group([{"CPU": 1}, {"CPU": 1}])  # with the qwen3 pool, the whole cluster
+    ray.get(group.ready(), timeout=60)
+    learner = ray.remote(_drift_of_an_engine_started_here).options(
+        num_cpus=1,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
+    )
+    answer = learner.remote(tmp_path)
+    assert ray.get(answer, timeout=300) < 1e-4
+    remove_placement_group(group)
+
+
+_DRIVER = """
+import pathlib, sys, time, ray
+from tests.rollout.test_vllm_pool import engine_processes, start, tiny_model
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+pool = start(tiny_model("qwen3"), pathlib.Path(sys.argv[1]))
+print("pids", *pool.pids, *engine_processes(pool.pids[0]).values(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert driver.stdout is not None
+        line = next(line for line in driver.stdout if line.startswith("pids"))
+    finally:
+        driver.kill()
+        driver.wait(timeout=10)
+    assert_soon_gone([int(pid) for pid in line.split()[1:]], within_s=60)

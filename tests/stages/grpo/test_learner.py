@@ -1,0 +1,241 @@
+"""The learner against TRL's GRPOTrainer, against itself, and against plain arithmetic."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+from stages.base import RunFacts, StageError
+from stages.grpo.batch import TrainingBatch, make_batch
+from stages.grpo.config import GRPOStage
+from stages.grpo.learner import Learner
+from stages.grpo.losses import clipped_ratio, k3
+from stages.logprobs import sequence_logprobs
+from stages.models import Policy
+from tests.models import tiny_model, write_tiny_model
+from tests.stages.grpo.groups import group, stage
+
+VOCAB = 50
+ARCHITECTURES = ["qwen3", "llama", "gpt_neox"]
+
+
+def policy_of(model: Any, folder: Path = Path()) -> Policy:
+    return Policy(model=model, tokenizer=None, folder=folder, eos_ids=(0,), weights_sha256="")
+
+
+def learner_of(model: Any, config: GRPOStage) -> Learner:
+    return Learner(policy_of(model), config, RunFacts(model="none"))
+
+
+def random_groups(num_prompts: int = 3, group_size: int = 4, shift: float = 0.3) -> list[Any]:
+    """Return groups with answers of many lengths, whose engine log-probabilities are off so that the clip works."""
+    generator = torch.Generator().manual_seed(1)
+
+    def tokens(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(1, VOCAB, (length,), generator=generator).tolist()
+
+    groups = []
+    for _ in range(num_prompts):
+        prompt, answers = tokens(2, 6), [tokens(1, 9) for _ in range(group_size)]
+        sequences = sequence_logprobs(tiny_model("qwen3", vocab_size=VOCAB), [prompt + answer for answer in answers])
+        sampled = [row[len(prompt) - 1 :] for row in sequences]
+        noise = [[value + shift * float(torch.randn((), generator=generator)) for value in row] for row in sampled]
+        groups.append(group(prompt, [(answer, float(at % 2) + 0.1 * at) for at, answer in enumerate(answers)], noise))
+    return groups
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def our_loss_and_gradients(model: Any, config: GRPOStage, groups: list[Any]) -> tuple[float, dict[str, torch.Tensor]]:
+    learner, batch = learner_of(model, config), make_batch(groups, config)
+    assert batch is not None
+    total = 0.0
+    for part in batch.micro_batches(config.micro_batch_size):
+        loss, _ = learner._loss(part)
+        loss.backward()
+        total += loss.item()
+    return total, gradients(model)
+
+
+def trl_loss_and_gradients(
+    model: Any, config: GRPOStage, groups: list[Any], tmp_path: Path, reference: Any
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Give TRL's own loss the same batch: prompts padded on the left, completions on the right."""
+    folder = write_tiny_model(tmp_path / "tokenizer")
+    arguments = trl.GRPOConfig(
+        output_dir=str(tmp_path / "trl"), loss_type={"token": "dapo", "sequence": "grpo"}[config.loss.aggregate],
+        epsilon=config.loss.clip_low, epsilon_high=config.loss.clip_high, beta=0.0, report_to="none",
+        num_generations=2, per_device_train_batch_size=2, bf16=False, use_cpu=True, gradient_checkpointing=False,
+        temperature=config.sampling.temperature, disable_dropout=True, use_bias_correction_kl=False,
+    )  # fmt: skip
+    import transformers
+
+    trainer = trl.GRPOTrainer(
+        model=model,
+        reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "a"}] * 4),
+        processing_class=transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.beta = config.kl.coef  # set late: at construction TRL would look for the model's own name on the Hub
+    inputs = trl_inputs(groups, config, reference)
+    model.train()
+    model.zero_grad()
+    loss = trainer._compute_loss(model, inputs)
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str, torch.Tensor]:
+    from stages.grpo.advantages import group_normalized
+
+    rows = [(g.prompt.token_ids, r.completion) for g in groups for r in g.rollouts]
+    advantages = [
+        a for g in groups for a in group_normalized([r.score.value for r in g.rollouts], config.advantage) or []
+    ]
+    longest_prompt = max(len(prompt) for prompt, _ in rows)
+    longest_answer = max(len(completion.token_ids) for _, completion in rows)
+
+    def left(values: Any) -> list[float]:
+        return [0] * (longest_prompt - len(values)) + list(values)
+
+    def right(values: Any) -> list[float]:
+        return list(values) + [0] * (longest_answer - len(values))
+
+    inputs = {
+        "prompt_ids": torch.tensor([left(prompt) for prompt, _ in rows]),
+        "prompt_mask": torch.tensor([left([1] * len(prompt)) for prompt, _ in rows]),
+        "completion_ids": torch.tensor([right(c.token_ids) for _, c in rows]),
+        "completion_mask": torch.tensor([right([1] * len(c.token_ids)) for _, c in rows]),
+        "old_per_token_logps": torch.tensor([right(c.logprobs) for _, c in rows]),
+        "advantages": torch.tensor(advantages),
+        "num_items_in_batch": torch.tensor(float(sum(len(c.token_ids) for _, c in rows))),
+    }
+    if reference is not None:
+        scored = sequence_logprobs(reference, [list(prompt) + list(c.token_ids) for prompt, c in rows])
+        answers = [row[len(prompt) - 1 :] for row, (prompt, _) in zip(scored, rows, strict=True)]
+        inputs["ref_per_token_logps"] = torch.tensor([right(row) for row in answers])
+    return inputs
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+def test_loss_and_gradients_equal_trl_s(architecture: str, aggregate: str, tmp_path: Path) -> None:
+    config, groups = stage(loss={"aggregate": aggregate}, micro_batch_size=5), random_groups()
+    ours, our_gradients = our_loss_and_gradients(tiny_model(architecture, vocab_size=VOCAB), config, groups)
+    theirs, trl_gradients = trl_loss_and_gradients(
+        tiny_model(architecture, vocab_size=VOCAB), config, groups, tmp_path, None
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+
+
+def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Path) -> None:
+    config, groups = stage(kl={"coef": 0.3}), random_groups()
+    folder = write_tiny_model(tmp_path / "reference", seed=5)
+    import transformers
+
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    vocabulary = reference.config.vocab_size
+    model = tiny_model("qwen3", vocab_size=vocabulary)
+    learner = Learner(policy_of(model, folder), config, RunFacts(model="none"))
+    batch = make_batch(groups, config)
+    assert batch is not None
+    loss, metrics = learner._loss(batch)
+    loss.backward()
+    ours = gradients(model)
+    theirs, trl_gradients = trl_loss_and_gradients(
+        tiny_model("qwen3", vocab_size=vocabulary), config, groups, tmp_path, reference
+    )
+    assert loss.item() == pytest.approx(theirs, abs=1e-5)
+    assert metrics["policy/kl_nats"] > 0.01
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+
+
+def test_clipped_ratio_by_hand() -> None:
+    # ratios 1.5 and 0.5; advantage 1: min(1.5, 1.2) = 1.2 and min(0.5, 0.8) = 0.5; advantage -1: -1.5 and -0.8
+    config = stage().loss
+    new, old = torch.log(torch.tensor([[1.5, 0.5]])), torch.zeros(1, 2)
+    torch.testing.assert_close(clipped_ratio(new, old, torch.tensor([1.0]), config), torch.tensor([[-1.2, -0.5]]))
+    torch.testing.assert_close(clipped_ratio(new, old, torch.tensor([-1.0]), config), torch.tensor([[1.5, 0.8]]))
+
+
+def test_the_kl_estimate_by_hand_and_zero_for_the_reference_itself() -> None:
+    # d = log(0.5 / 0.25) = log 2: 2 - 0.693147 - 1 = 0.306853
+    policy, reference = torch.log(torch.tensor([[0.25]])), torch.log(torch.tensor([[0.5]]))
+    assert k3(policy, reference).item() == pytest.approx(0.306853, abs=1e-6)
+    assert k3(policy, policy).item() == 0.0
+
+
+def test_splitting_the_batch_changes_nothing() -> None:
+    groups = random_groups()
+    whole = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_size=64), groups)
+    split = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_size=1), groups)
+    assert whole[0] == pytest.approx(split[0], abs=1e-6)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(gradient, split[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_groups_without_signal_change_nothing() -> None:
+    groups = random_groups()
+    dull = group([1, 2, 3], [([4, 5], 1.0), ([6], 1.0)])
+    alone = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(), groups)
+    beside = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(), [*groups, dull])
+    assert alone[0] == beside[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4}])
+def test_updates_make_good_answers_likelier_and_bad_ones_less(architecture: str, params: dict[str, Any]) -> None:
+    model = tiny_model(architecture, vocab_size=VOCAB)
+    learner = learner_of(model, stage(params=params, learning_rate=1e-2))
+    good, bad = [5, 6, 7], [8, 9]
+
+    def likelihoods() -> list[float]:
+        return [sum(row[1:]) for row in sequence_logprobs(learner.policy.model, [[1, 2, *good], [1, 2, *bad]])]
+
+    before = likelihoods()
+    for _ in range(5):
+        rows = sequence_logprobs(learner.policy.model, [[1, 2, *good], [1, 2, *bad]])
+        batch = make_batch([group([1, 2], [(good, 1.0), (bad, 0.0)], [row[1:] for row in rows])], stage())
+        assert batch is not None
+        metrics = learner.update(batch)
+        assert metrics["policy/mismatch_max_nats"] < 1e-4
+    after = likelihoods()
+    assert after[0] > before[0] + 0.1 and after[1] < before[1] - 0.1
+
+
+def test_a_loss_that_is_not_finite_takes_no_step() -> None:
+    model = tiny_model("qwen3", vocab_size=VOCAB)
+    learner, batch = learner_of(model, stage()), make_batch(random_groups(), stage())
+    assert batch is not None
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    broken = {f: getattr(batch, f) for f in TrainingBatch.__dataclass_fields__}
+    broken["advantages_B"] = batch.advantages_B * float("nan")
+    with pytest.raises(StageError, match="loss is nan; no step was taken"):
+        learner.update(TrainingBatch(**broken))
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    groups, config = random_groups(), stage(schedule="cosine")
+    batch = make_batch(groups, config)
+    assert batch is not None
+    one = learner_of(tiny_model("qwen3", vocab_size=VOCAB), config)
+    one.update(batch)
+    one.save(tmp_path / "learner")
+    one.update(batch)
+    other = learner_of(tiny_model("qwen3", vocab_size=VOCAB, seed=9), config)
+    other.load(tmp_path / "learner")
+    other.update(batch)
+    theirs = dict(other.policy.model.named_parameters())
+    assert all(torch.equal(parameter, theirs[name]) for name, parameter in one.policy.model.named_parameters())

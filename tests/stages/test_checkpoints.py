@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from stages import checkpoints
+
+
+def save(root: Path, step: int, text: str = "weights", keep: int = 9) -> None:
+    checkpoints.save(root, step, lambda folder: (folder / "model").write_text(text) and None, keep=keep)
+
+
+def test_the_newest_whole_version_is_found(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    assert checkpoints.latest(tmp_path) == 10
+
+
+def test_a_version_without_its_marker_or_with_a_short_file_is_removed(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        save(tmp_path, step)
+    (checkpoints.step_folder(tmp_path, 15) / checkpoints.MARKER).unlink()
+    (checkpoints.step_folder(tmp_path, 10) / "model").write_text("weig")
+    assert checkpoints.latest(tmp_path) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    (tmp_path / ".writing_step_000010").mkdir()
+    (tmp_path / "checkpoint-10").mkdir()
+    assert checkpoints.latest(tmp_path) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=2)
+    assert checkpoints.steps(tmp_path) == [2, 3]
+
+
+def test_a_failure_while_writing_leaves_the_last_version(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+
+    def full(folder: Path) -> None:
+        (folder / "model").write_text("wei")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        checkpoints.save(tmp_path, 10, full, keep=1)
+    assert checkpoints.latest(tmp_path) == 5
+
+
+def test_nothing_saved_is_no_version(tmp_path: Path) -> None:
+    assert checkpoints.latest(tmp_path / "none") is None

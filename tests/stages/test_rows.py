@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.data.config import ColumnConfig, DataSetConfig
+from stages.data.rows import DataError, load_rows, row_id
+
+
+def data(tmp_path: Path, text: str, **settings: object) -> DataSetConfig:
+    (tmp_path / "d.jsonl").write_text(text)
+    return DataSetConfig.model_validate({"path": str(tmp_path / "d.jsonl"), **settings})
+
+
+def test_text_becomes_messages_of_the_right_author(tmp_path: Path) -> None:
+    [row] = load_rows(data(tmp_path, '{"prompt": "1+1", "completion": "2"}\n'), ("prompt", "completion"))
+    assert row["prompt"] == [{"role": "user", "content": "1+1"}]
+    assert row["completion"] == [{"role": "assistant", "content": "2"}]
+
+
+def test_a_hub_schema_is_mapped_to_ours(tmp_path: Path) -> None:
+    gsm8k = json.dumps({"question": "6 eggs, 2 eaten?", "answer": "6-2=<<6-2=4>>4\n#### 4"}) + "\n"
+    columns = {
+        "prompt": ColumnConfig(column="question"),
+        "completion": ColumnConfig(column="answer"),
+        "answer": ColumnConfig(column="answer", pattern=r"####\s*(.+)"),
+    }
+    [row] = load_rows(data(tmp_path, gsm8k, columns=columns, system="Think."), ("prompt", "completion", "answer"))
+    assert row["answer"] == "4"
+    assert [turn["role"] for turn in row["prompt"]] == ["system", "user"]
+    assert row["completion"][0]["content"].endswith("#### 4")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no rows"),
+        ('{"prompt": "a", "completion": "b"}\nnot json\n', "line 2 is not JSON"),
+        ("[1, 2]\n", "line 1 holds a list"),
+        ('{"question": "a"}\n', "line 1 has no 'prompt' and no 'completion'; its columns are 'question'"),
+        ('{"prompt": [], "completion": "b"}\n', "expected text or a non-empty list of messages"),
+        ('{"prompt": [{"role": "user"}], "completion": "b"}\n', "a message has a 'role' and a text 'content'"),
+    ],
+)
+def test_wrong_rows_are_named_by_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(DataError, match=r"d.jsonl") as caught:
+        load_rows(data(tmp_path, text), ("prompt", "completion"))
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        load_rows(DataSetConfig(path=str(tmp_path / "none.jsonl")), ("prompt",))
+
+
+def test_a_pattern_that_does_not_match_is_an_error(tmp_path: Path) -> None:
+    columns = {"answer": ColumnConfig(column="answer", pattern="#### (.+)")}
+    with pytest.raises(DataError, match=r"line 1.*does not match"):
+        load_rows(data(tmp_path, '{"prompt": "a", "answer": "4"}\n', columns=columns), ("prompt", "answer"))
+
+
+def test_row_ids_follow_content_and_not_place(tmp_path: Path) -> None:
+    text = '{"prompt": "a"}\n{"prompt": "b"}\n'
+    first = [row_id(row) for row in load_rows(data(tmp_path, text), ("prompt",))]
+    turned = [row_id(row) for row in load_rows(data(tmp_path, "\n".join(reversed(text.split("\n")))), ("prompt",))]
+    assert first == turned[::-1] and len(set(first)) == 2
+
+
+def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    assert len(load_rows(data(tmp_path, '{"prompt": "a"}\n{"prompt": "b"}\n', limit=1), ("prompt",))) == 1

@@ -1,0 +1,223 @@
+"""SFT and preference stages in this process, on a tiny model: what they learn, refuse, hand over and take up again."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from stages import artifact, checkpoints
+from stages.base import StageContext, StageError
+from stages.models import load_policy
+from stages.preference.config import PreferenceStage
+from stages.preference.train import run as run_preference
+from stages.sft.config import SFTStage
+from stages.sft.train import run as run_sft
+from tests.models import write_tiny_model
+from tests.stages.contexts import make_context
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "base")
+
+
+def sft_stage(tmp_path: Path, **changes: Any) -> SFTStage:
+    path = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}"} for n in range(1, 9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {"kind": "sft", "data": str(path), "num_steps": 4, "batch_size": 4, "micro_batch_size": 2, "max_tokens": 64}
+    return SFTStage.model_validate({**base, "learning_rate": 1e-2, "checkpoint": {"every_steps": 2}, **changes})
+
+
+def preference_stage(tmp_path: Path, **changes: Any) -> PreferenceStage:
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": f"What is {n} plus 1?", "chosen": f"\\boxed{{{n + 1}}}", "rejected": f"\\boxed{{{n}}} 3",
+            "score_chosen": 1.0, "score_rejected": n / 10,
+        }
+        for n in range(1, 9)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {"kind": "preference", "data": str(path), "num_steps": 4, "batch_size": 4, "micro_batch_size": 2}
+    return PreferenceStage.model_validate(
+        {**base, "max_tokens": 64, "learning_rate": 1e-3, "checkpoint": {"every_steps": 2}, **changes}
+    )
+
+
+def tensors(context: StageContext) -> dict[str, torch.Tensor]:
+    return load_file(context.output / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def metrics(context: StageContext) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_sft_lowers_the_loss_and_hands_over_a_verified_model(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run_sft(sft_stage(tmp_path, num_steps=30), context)
+    losses = [row["train/loss"] for row in metrics(context) if "train/loss" in row]
+    assert len(losses) == 30 and losses[-1] < losses[0] / 2
+    manifest = artifact.read(context.output, "model")
+    assert (manifest.version, manifest.dtype, manifest.adapter) == (30, "float32", "none")
+    assert manifest.started_from == artifact.weights_digest(model) != manifest.weights_sha256
+    transformers.AutoModelForCausalLM.from_pretrained(context.output)  # a plain Hugging Face folder
+    load_policy(make_context(tmp_path, model, name="next", inputs={"policy": context.output}))
+
+
+def test_sft_teaches_the_end_of_the_turn_and_nothing_of_the_prompt(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run_sft(sft_stage(tmp_path, num_steps=60), context)
+    policy = load_policy(make_context(tmp_path, model, name="next", inputs={"policy": context.output}))
+    prompt = policy.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 3 plus 1?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=False,
+    )
+    answer = policy.model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :]
+    assert answer[-1] == policy.tokenizer.eos_token_id and "boxed" in policy.tokenizer.decode(answer)
+
+
+@pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4, "dropout": 0.1}])
+@pytest.mark.parametrize("kind", ["sft", "odpo"])
+def test_a_stage_killed_after_a_checkpoint_ends_with_the_same_weights(
+    kind: str, params: dict[str, Any], tmp_path: Path, model: Path
+) -> None:
+    def go(name: str, *, stop_at: int | None = None) -> StageContext:
+        context = make_context(tmp_path, model, name=name)
+        if stop_at is not None:
+            context = replace(context, metrics=KillsAt(context.folder / "metrics.jsonl", stop_at))
+        if kind == "sft":
+            run_sft(sft_stage(tmp_path, params=params), context)
+        else:
+            loss = {"type": "odpo", "scale": "linear"}
+            run_preference(preference_stage(tmp_path, params=params, loss=loss), context)
+        return context
+
+    whole = go("whole")
+    with pytest.raises(Killed):
+        go("killed", stop_at=3)
+    assert checkpoints.steps(tmp_path / "killed" / "checkpoints") == [2]
+    assert same(tensors(whole), tensors(go("killed")))
+
+
+class Killed(BaseException):
+    """Not an Exception, as a kill is none."""
+
+
+class KillsAt:
+    """A metrics file that ends the stage at a step."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._step = step
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if step == self._step:
+            raise Killed
+
+
+def test_lora_trains_only_the_adapter_and_hands_over_merged_weights(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run_sft(sft_stage(tmp_path, params={"type": "lora", "r": 4}, learning_rate=3e-2), context)
+    before, after = load_file(model / "model.safetensors"), tensors(context)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("proj" in name for name in changed) and before.keys() == after.keys()
+    assert (context.output / "adapter" / "adapter_model.safetensors").is_file()
+    assert artifact.read(context.output, "model").adapter == "merged"
+
+
+def test_dpo_starts_at_ln_2_and_prefers_the_chosen(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    result = run_preference(preference_stage(tmp_path, num_steps=20), context)
+    first, last = metrics(context)[0], [row for row in metrics(context) if "train/loss" in row][-1]
+    assert first["train/loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert result.metrics["preference/loss_at_start"] == pytest.approx(math.log(2), abs=1e-4)
+    assert last["train/loss"] < 0.6 and last["preference/accuracy"] == 1.0
+
+
+def test_dpo_after_sft_with_an_adapter_starts_at_ln_2_too(tmp_path: Path, model: Path) -> None:
+    sft = make_context(tmp_path, model, name="sft")
+    run_sft(sft_stage(tmp_path, params={"type": "lora", "r": 4}, learning_rate=3e-2), sft)
+    context = make_context(tmp_path, model, name="dpo", inputs={"policy": sft.output})
+    run_preference(preference_stage(tmp_path, params={"type": "lora", "r": 4}), context)
+    assert metrics(context)[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_odpo_with_offset_zero_is_dpo_to_the_last_bit(tmp_path: Path, model: Path) -> None:
+    dpo, odpo = make_context(tmp_path, model, name="dpo"), make_context(tmp_path, model, name="odpo")
+    run_preference(preference_stage(tmp_path), dpo)
+    run_preference(preference_stage(tmp_path, loss={"type": "odpo", "alpha": 0.0}), odpo)
+    assert same(tensors(dpo), tensors(odpo))
+
+
+def test_odpo_s_first_loss_is_that_of_its_offsets(tmp_path: Path, model: Path) -> None:
+    # at step 0 both margins are equal, so a pair's loss is -log sigmoid(-offset) = log(1 + e^offset), offset = 2 * gap;
+    # the gaps are 0.9, 0.8, ... 0.2 and one batch holds all eight pairs
+    context = make_context(tmp_path, model)
+    loss = {"type": "odpo", "alpha": 2.0, "scale": "linear"}
+    run_preference(preference_stage(tmp_path, loss=loss, batch_size=8, num_steps=1), context)
+    expected = sum(math.log1p(math.exp(2 * (1 - n / 10))) for n in range(1, 9)) / 8
+    assert metrics(context)[0]["train/loss"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero",
+     "apo_down", "discopop", "sft", "sigmoid_norm"],
+)  # fmt: skip
+def test_every_dpo_loss_of_trl_trains(variant: str, tmp_path: Path, model: Path) -> None:
+    loss = {"type": "dpo", "variants": [variant], "label_smoothing": 0.1 if variant in ("exo_pair", "robust") else 0.0}
+    context = make_context(tmp_path, model)
+    run_preference(preference_stage(tmp_path, num_steps=1, loss=loss), context)
+    assert math.isfinite(metrics(context)[0]["train/loss"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage_and_leaves_the_last_checkpoint(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    stage = sft_stage(tmp_path, learning_rate=1e30, max_grad_norm=1e30, checkpoint={"every_steps": 1}, num_steps=9)
+    with pytest.raises(StageError, match=r"is (nan|inf) at step"):
+        run_sft(stage, context)
+    assert checkpoints.latest(context.checkpoints) is not None
+
+
+def test_a_hand_over_that_was_touched_is_refused_by_name(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run_sft(sft_stage(tmp_path, num_steps=1), context)
+    after = make_context(tmp_path, model, name="next", inputs={"policy": context.output})
+    (context.output / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(StageError, match=r"chat_template.jinja in .* differs from what its stage wrote"):
+        load_policy(after)
+
+
+def test_a_hand_over_in_another_precision_is_refused(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run_sft(sft_stage(tmp_path, num_steps=1), context)
+    after = make_context(tmp_path, model, name="next", inputs={"policy": context.output}, precision="bfloat16")
+    with pytest.raises(
+        StageError, match=r"the precision loaded from .*bfloat16.* is not what stage 'stage' handed over"
+    ):
+        load_policy(after)
+
+
+def test_a_stage_that_did_not_finish_hands_nothing_over(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(StageError, match=r"has no manifest.json: the stage that makes it did not finish"):
+        artifact.read(model, "model")
+
+
+def test_equal_sides_of_a_pair_are_refused(tmp_path: Path, model: Path) -> None:
+    stage = preference_stage(tmp_path)
+    row = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    Path(stage.data.path).write_text(json.dumps(row) + "\n")
+    with pytest.raises(StageError, match="1 pairs have the same answer on both sides"):
+        run_preference(stage, make_context(tmp_path, model))
