@@ -187,8 +187,21 @@ def _engine_arguments(model: EngineModel, config: VLLMEngineConfig) -> dict[str,
     clashes = sorted(ours.keys() & config.extra.keys())
     if clashes:
         raise ValueError(f"'extra' sets {clashes[0]!r}, which Strop sets itself; take it out of 'extra'")
-    device = {"enforce_eager": True} if on_cpu else {"gpu_memory_utilization": config.memory_fraction}
+    device = _cpu_arguments(config) if on_cpu else {"gpu_memory_utilization": config.memory_fraction}
     return {**device, "disable_log_stats": True, **config.extra, **ours}
+
+
+def _cpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
+    """Return what vLLM needs on a CPU.
+
+    A prompt must not be prefilled in chunks: for the token sampled after an unfinished chunk vLLM winds the request's
+    generator back, which a CPU generator cannot do, and the engine dies ("CPU Generator does not use offset").
+    """
+    return {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, config.max_model_tokens),
+    }
 
 
 def _completion(sample: Any, version: int) -> Completion:

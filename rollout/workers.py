@@ -1,7 +1,7 @@
-"""Pools of engines: Ray actors around vLLM, or one transformers engine in this process. Our only Ray file.
+"""Pools of engines: Ray actors around vLLM, or one transformers engine in this process. Stages start them here.
 
-Every wait on an actor has a deadline, is logged while it lasts, and ends in a RolloutError that names the
-engine.
+No other file of rollout knows Ray. Every wait on an actor has a deadline, is logged while it lasts, and ends in a
+RolloutError that names the engine.
 """
 
 import asyncio
@@ -96,6 +96,7 @@ class RayPool:
         """Keep each engine supplied with up to twice what it decodes at once; yield answers as they come."""
         import ray
 
+        assert self._engines, "the pool is closed"
         require_fit(requests, self._config.max_model_tokens)
         deadline = _Deadline(self._config.request_timeout_s)
         waiting = deque(enumerate(requests))
@@ -166,7 +167,9 @@ class RayPool:
                 engine = engines.pop(reference)
                 answers[engine] = self._fetch(reference, engine, purpose)
             if not done:
-                _still_waiting(f"engines {sorted(engines.values())} {purpose}", deadline, "see their logs")
+                _still_waiting(
+                    f"engines {sorted(engines.values())} {purpose}", deadline, "see their logs, and `ray status`"
+                )
         return [answers[engine] for engine in sorted(answers)]
 
     def _fetch(self, reference: Any, engine: int, purpose: str) -> Any:

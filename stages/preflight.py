@@ -43,6 +43,9 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     loaded: dict[tuple[str, str], list[Row]] = {}
     for name, stage in stages.items():
         for role, data in stage.datasets().items():
+            if not data.is_file:
+                yield f"note: stage {name!r}: {data.path} lies on the Hub; its rows are checked when the stage loads them"
+                continue
             try:
                 loaded[name, role] = rows = load_rows(data, needed_columns(stage))
                 yield from _check_lengths(name, stage, role, rows, facts, chat) if chat else ()
@@ -91,7 +94,7 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
 def gold_attempts(stage: StageConfig) -> list[Attempt]:
     """Return gold answers as attempts, for trying rewards on; none where the data has no completions or answers."""
     attempts = []
-    for data in stage.datasets().values():
+    for data in (data for data in stage.datasets().values() if data.is_file):
         rows = load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), needed_columns(stage))
         attempts += [_gold_attempt(row) for row in rows if "completion" in row or "answer" in row]
     return attempts
@@ -152,7 +155,8 @@ def _check_template(
     if not whole.rstrip().endswith(chat.eos_token):
         yield (
             f"stage {name!r}: the chat template ends a finished turn with {whole[-20:]!r}, not with the "
-            f"end-of-sequence token {chat.eos_token!r}, so the model would never learn to stop; mend the template or set eos_token"
+            f"end-of-sequence token {chat.eos_token!r}, so the model would never learn to stop; mend the template or "
+            "set eos_token"
         )
     if not whole.startswith(prompt):
         yield (

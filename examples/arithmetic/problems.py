@@ -2,13 +2,14 @@ r"""Seeded word problems, each with a demonstration to imitate. `__main__` write
 
     Mia has 347 shells and finds 286 more. How many now?
 
-Demonstrations come from two hands, as real ones do. A careful one writes down the task, works column by column
-from the units, with carries and borrows as at school, and boxes the result; a hasty one boxes it off the cuff:
+Demonstrations come from two hands, as real ones do. A careful one writes down the task, works column by
+column from the units, with carries and borrows as at school, and boxes the result; a hasty one boxes it off the
+cuff:
 
     347+286                   \boxed{633}
-    7+6=13
+    7+6+0=13
     4+8+1=13
-    3+2+1=6
+    3+2+1=06
     \boxed{633}
 
 Textbook questions are mostly answered carefully, quiz questions mostly hastily. A model that imitates does
@@ -96,19 +97,22 @@ class Problem:
 
 
 def columns(left: int, operation: Operation, right: int) -> list[str]:
-    """Work as at school, one line per column from the units up, with the carried or borrowed 1 as a term."""
+    """Work as at school, one line per column from the units up, the carried or borrowed 1 as third term.
+
+    Every line of a sum has two places for its result, every line of a difference two for its first term, so that
+    the digits of the result stand at even distances, where a young model finds them.
+    """
     lines, carry = [], 0
     width = max(len(str(left)), len(str(right)))
     for a, b in zip(reversed(f"{left:0{width}}"), reversed(f"{right:0{width}}"), strict=True):
-        terms = [int(a), int(b)] + [1] * carry
         if operation == "+":
-            result = sum(terms)
-            carry = int(result > 9)
+            result = int(a) + int(b) + carry
+            lines.append(f"{a}+{b}+{carry}={result:02}")
+            carry = result // 10
         else:
-            carry = int(terms[0] < sum(terms[1:]))
-            terms[0] += 10 * carry
-            result = terms[0] - sum(terms[1:])
-        lines.append(f"{operation.join(map(str, terms))}={result}")
+            borrow = int(int(a) < int(b) + carry)
+            lines.append(f"{borrow}{a}-{b}-{carry}={10 * borrow + int(a) - int(b) - carry}")
+            carry = borrow
     return lines
 
 

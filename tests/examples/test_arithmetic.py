@@ -59,8 +59,8 @@ def test_every_line_of_working_is_true(splits: dict[str, Rows]) -> None:
 
 
 def test_the_working_carries_and_borrows_as_at_school() -> None:
-    assert columns(347, "+", 286) == ["7+6=13", "4+8+1=13", "3+2+1=6"]
-    assert columns(303, "-", 17) == ["13-7=6", "10-1-1=8", "3-0-1=2"]
+    assert columns(347, "+", 286) == ["7+6+0=13", "4+8+1=13", "3+2+1=06"]
+    assert columns(303, "-", 17) == ["13-7-0=6", "10-1-1=8", "03-0-1=2"]
 
 
 def test_about_half_of_the_demonstrations_show_their_working(splits: dict[str, Rows]) -> None:

@@ -29,7 +29,8 @@ PROBES = [[5, 6, 7, 8, 9, 10], [3, 2, 60, 61]]
 
 def start(model: PreTrainedModel, folder: Path) -> RayPool:
     engine = EngineModel(folder=save_config(model, folder), precision="float32", seed=0)
-    config = VLLMEngineConfig(max_model_tokens=CONTEXT, max_num_seqs=16, request_timeout_s=120)
+    small_steps = {"max_num_batched_tokens": CONTEXT}  # so that few prompts fit into one step of the scheduler
+    config = VLLMEngineConfig(max_model_tokens=CONTEXT, max_num_seqs=64, request_timeout_s=120, extra=small_steps)
     pool = start_pool(config, engine)
     assert isinstance(pool, RayPool)
     return pool
@@ -153,6 +154,12 @@ def test_seeds_repeat_and_completion_g_is_the_one_of_seed_plus_g(
     }
     [(_, alone)] = pool.generate([request((5, 6, 7), 7 + 2, num_completions=1)])
     assert alone[0].token_ids == first[7][2].token_ids
+
+
+def test_more_prompts_than_fit_into_one_step_are_answered(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
+    prompts = [tuple(3 + (7 * at + t) % 50 for t in range(30)) for at in range(40)]
+    requests = [request(prompt, seed=at) for at, prompt in enumerate(prompts)]
+    assert sorted(index for index, _ in qwen3[1].generate(requests)) == list(range(40))
 
 
 def test_a_completion_ends_with_its_end_token_or_for_want_of_tokens(

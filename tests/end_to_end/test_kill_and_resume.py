@@ -1,0 +1,116 @@
+"""Killed at any moment and resumed, a run ends as if nothing had happened. Real Ray, real SIGKILL."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rollout.records import read_groups
+from tests.end_to_end.runs import kill_when, metrics, strop, weights, write_recipe, write_rows
+from tests.models import write_tiny_model
+
+pytestmark = pytest.mark.real
+
+SUPERVISED = {
+    "num_steps": 12,
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "max_tokens": 64,
+    "checkpoint": {"every_steps": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return sft -> odpo -> grpo on a tiny model, with the exact engine."""
+    root = tmp_path_factory.mktemp("recipe")
+    model = write_tiny_model(root / "base")
+    rows = [
+        {"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n in range(40)
+    ]
+    pairs = [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": "3",
+            "score_chosen": 1.0,
+            "score_rejected": 0.2,
+        }
+        for row in rows
+    ]
+    data, pairs_file = write_rows(root / "train.jsonl", rows), write_rows(root / "pairs.jsonl", pairs)
+    stages: dict[str, Any] = {
+        "sft": {"kind": "sft", "data": data, "learning_rate": 1e-2, **SUPERVISED},
+        "odpo": {
+            "kind": "preference", "init_from": "sft", "data": pairs_file, "learning_rate": 1e-3,
+            "loss": {"type": "odpo", "scale": "linear"}, **SUPERVISED,
+        },
+        "grpo": {
+            "kind": "grpo", "init_from": "odpo", "prompts": data, "num_steps": 8, "prompts_per_step": 3, "group_size": 4,
+            "learning_rate": 1e-3, "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 2},
+            "rewards": [{"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}],
+        },
+    }  # fmt: skip
+    engine = {"type": "transformers", "max_model_tokens": 64}
+    return write_recipe(root / "recipe.yaml", name="r", model=str(model), seed=5, engine=engine, stages=stages)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that nothing happened to."""
+    runs = tmp_path_factory.mktemp("whole")
+    result = strop("run", recipe, "--runs", runs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return runs / "r"
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def prompts_by_step(run: Path) -> dict[str, list[str]]:
+    files = sorted((run / "grpo" / "rollouts").glob("step_*.parquet"))
+    return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
+
+
+def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
+    recipe: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "r"
+    kill_when("run", recipe, "--runs", tmp_path, ready=lambda: 5 in metrics(run, "sft"))
+    kill_when("resume", run, ready=lambda: 7 in metrics(run, "odpo"))
+    kill_when("resume", run, ready=lambda: 3 in metrics(run, "grpo"))
+    result = strop("resume", run)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for stage in ("sft", "odpo", "grpo"):
+        assert same(weights(whole, stage), weights(run, stage)), stage
+    assert prompts_by_step(run) == prompts_by_step(whole)
+    # 8 steps of 3 prompts from 40: no epoch ends, so none may come twice
+    taken = [prompt for step in prompts_by_step(run).values() for prompt in step]
+    assert len(taken) == len(set(taken)) == 24
+
+
+def test_a_finished_run_does_nothing_again(recipe: Path, whole: Path) -> None:
+    before = (whole / "run.json").read_text()
+    result = strop("run", recipe, "--runs", whole.parent, "--resume")
+    assert result.returncode == 0 and result.stdout.count("skip") == 3
+    assert (whole / "run.json").read_text() == before
+
+
+def test_an_occupied_folder_is_refused_with_the_three_ways_out(recipe: Path, whole: Path) -> None:
+    result = strop("run", recipe, "--runs", whole.parent)
+    assert result.returncode == 2
+    for way in ("strop resume", "--set name=", "delete"):
+        assert way in result.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_stage_cause_and_way_on(recipe: Path, tmp_path: Path) -> None:
+    changes = ["stages.sft.learning_rate=1e30", "stages.sft.max_grad_norm=1e30"]
+    result = strop("run", recipe, "--runs", tmp_path, *[x for change in changes for x in ("--set", change)])
+    assert result.returncode == 1
+    assert (
+        "stage 'sft' failed" in result.stderr and "strop resume" in result.stderr and "Traceback" not in result.stderr
+    )
+    status = strop("status", tmp_path / "r")
+    assert status.returncode == 0 and "failed" in status.stdout

@@ -1,0 +1,128 @@
+"""What `strop check` says of wrong recipes: exit code 2, a readable line, no trace, and nothing heavy started."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.models import write_tiny_model
+
+ROOT = Path(__file__).parents[2]
+ROWS = [{"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n in range(9)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, model: Path) -> dict[str, Any]:
+    data = write(tmp_path / "train.jsonl", ROWS)
+    return {
+        "name": "r",
+        "model": str(model),
+        "engine": {"type": "vllm", "max_model_tokens": 128},
+        "stages": {
+            "sft": {"kind": "sft", "data": data, "num_steps": 2, "max_tokens": 64},
+            "grpo": {
+                "kind": "grpo", "init_from": "sft", "prompts": data, "num_steps": 2,
+                "sampling": {"max_tokens": 32}, "rewards": [{"type": "math"}],
+            },
+        },
+    }  # fmt: skip
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def check(tmp_path: Path, recipe: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "pipeline.cli", "check", str(path), "--runs", str(tmp_path / "runs")]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def assert_refused(result: "subprocess.CompletedProcess[str]", tmp_path: Path, *says: str) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    for text in says:
+        assert text in result.stderr, result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_right_recipe_is_planned(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("never ran") == 2
+
+
+def test_a_prompt_longer_than_the_engine_s_context(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "long.jsonl", [*ROWS, {**ROWS[0], "prompt": "3 " * 200}])
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "the prompt of row 10", "engine.max_model_tokens")
+
+
+def test_a_template_that_never_ends_a_turn(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    folder = tmp_path / "endless"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    template = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    recipe["model"] = str(folder)
+    assert_refused(check(tmp_path, recipe), tmp_path, "would never learn to stop")
+
+
+def test_a_model_folder_without_a_tokenizer(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((model / "config.json").read_bytes())
+    recipe["model"] = str(folder)
+    assert_refused(check(tmp_path, recipe), tmp_path, "no tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        ({"import_path": "no.such.module:f"}, "no.such.module"),
+        ({"import_path": "tests.end_to_end.rewards:nothing_here"}, "nothing_here"),
+        ({"import_path": "tests.pipeline.bad_rewards:never_content"}, "gold answer"),
+        ({"import_path": "tests.pipeline.bad_rewards:raises"}, "mends nothing"),
+    ],
+)
+def test_a_reward_that_cannot_be_had_or_is_not_content(
+    tmp_path: Path, recipe: dict[str, Any], reward: dict[str, Any], says: str
+) -> None:
+    recipe["stages"]["grpo"]["rewards"] = [reward]
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", says)
+
+
+def test_a_missing_data_file_and_a_missing_column(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["sft"]["data"] = str(tmp_path / "none.jsonl")
+    recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "short.jsonl", [{"prompt": "a"}])
+    assert_refused(
+        check(tmp_path, recipe), tmp_path, "none.jsonl does not exist", "has no 'answer'; its columns are 'prompt'"
+    )
+
+
+def test_a_circle(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["sft"]["init_from"] = "grpo"
+    assert_refused(check(tmp_path, recipe), tmp_path, "in a circle")
+
+
+def test_an_exam_on_training_data(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    tasks = {"dev": {"data": recipe["stages"]["sft"]["data"], "max_tokens": 16}}
+    recipe["stages"]["exam"] = {"kind": "evaluate", "of": ["sft"], "tasks": tasks}
+    assert_refused(check(tmp_path, recipe), tmp_path, "9 problems of exam 'dev' are also in the data of stage 'sft'")
+
+
+def test_rows_that_will_be_cut_are_counted(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["sft"]["max_tokens"] = 16
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0 and "9 of 9 rows are cut to max_tokens 16" in result.stdout

@@ -1,0 +1,80 @@
+"""What the engines are sent is what acts, and what is handed over is what was learned."""
+
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from stages.base import StageError
+from stages.logprobs import sequence_logprobs
+from stages.models import load_policy, lora_config, save_policy, weights
+from stages.training import LoraParams
+from tests.models import tiny_model, write_tiny_model
+from tests.stages.contexts import make_context
+
+SEQUENCES = [[1, 2, 3, 4, 5], [6, 7]]
+
+
+def with_trained_adapter(kind: str) -> peft.PeftModel:
+    model = peft.get_peft_model(tiny_model(kind, vocab_size=50), lora_config(LoraParams(r=4)))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt_neox"])
+def test_the_weights_of_an_adapted_model_are_those_of_the_merged_one(kind: str) -> None:
+    model = with_trained_adapter(kind)
+    sent = dict(weights(model))
+    fresh = tiny_model(kind, vocab_size=50, seed=9).eval()
+    fresh.load_state_dict(sent)
+    base = sequence_logprobs(tiny_model(kind, vocab_size=50), SEQUENCES)
+    adapted, loaded = sequence_logprobs(model, SEQUENCES), sequence_logprobs(fresh, SEQUENCES)
+    assert adapted[0] == pytest.approx(loaded[0], abs=1e-5)
+    assert adapted[0] != pytest.approx(base[0], abs=1e-2)
+
+
+def test_reading_the_weights_does_not_change_the_model() -> None:
+    model = with_trained_adapter("qwen3")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    dict(weights(model))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_log_probabilities_do_not_depend_on_what_else_is_in_the_batch() -> None:
+    model = tiny_model("qwen3", vocab_size=50)
+    together = sequence_logprobs(model, SEQUENCES)
+    assert together[1] == pytest.approx(sequence_logprobs(model, SEQUENCES[1:])[0], abs=1e-6)
+
+
+def test_temperature_divides_the_logits() -> None:
+    model = tiny_model("qwen3", vocab_size=50)
+    with torch.no_grad():
+        logits = model(torch.tensor([[1, 2]])).logits[0, 0]
+    expected = torch.log_softmax(logits / 0.5, dim=-1)[2].item()
+    assert sequence_logprobs(model, [[1, 2]], temperature=0.5)[0] == pytest.approx([expected], abs=1e-6)
+
+
+def test_a_probe_that_no_longer_reproduces_stops_the_hand_over(tmp_path: Path) -> None:
+    context = make_context(tmp_path, write_tiny_model(tmp_path / "base"))
+    policy = load_policy(context)
+    save_policy(context, policy, version=0, data=[], probes=SEQUENCES)
+    manifest = context.output / "manifest.json"
+    text = manifest.read_text()
+    probe = sequence_logprobs(policy.model, SEQUENCES[1:])[0][0]
+    assert str(probe)[:8] in text
+    manifest.write_text(text.replace(str(probe)[:8], str(probe - 1)[:8]))
+    with pytest.raises(
+        StageError, match=r"is not the one that stage 'stage' saved: a probe token's log-prob.* moved by 1"
+    ):
+        load_policy(make_context(tmp_path, Path("none"), name="next", inputs={"policy": context.output}))
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    config = folder / "tokenizer_config.json"
+    config.write_text("\n".join(line for line in config.read_text().splitlines() if "pad_token" not in line))
+    with pytest.raises(StageError, match="names no pad_token"):
+        load_policy(make_context(tmp_path, folder))
