@@ -7,6 +7,7 @@ RolloutError that names the engine.
 import asyncio
 import logging
 import os
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,11 @@ class LocalPool:
 class EngineActor(VLLMEngine):
     """A vLLM engine as a Ray actor. All calls from outside are coroutines, so many are in flight."""
 
+    def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
+        if log is not None:
+            _print_to(log)  # vLLM's own processes inherit it
+        super().__init__(model, config)
+
     async def pid(self) -> int:
         """Return the process id; an answer means that the engine is ready."""
         return os.getpid()
@@ -85,6 +91,7 @@ class RayPool:
     def __init__(self, config: VLLMEngineConfig, model: EngineModel) -> None:
         self._config = config
         self._engines: list[Any] = []
+        self._logs = [_log_file(model, at) for at in range(config.num_engines)]
         try:
             self._engines.extend(_spawn(config, model, at) for at in range(config.num_engines))
             self.pids: list[int] = self._ask_all("to be ready", config.start_timeout_s, "pid")
@@ -179,11 +186,12 @@ class RayPool:
         try:
             return ray.get(reference, timeout=_LOG_EVERY_S)
         except ray.exceptions.RayTaskError as error:
-            raise RolloutError(f"engine {engine} failed {purpose}: {error.cause}") from error
+            why = _last_error(self._logs[engine]) or error.cause
+            raise RolloutError(f"engine {engine} failed {purpose}: {why}{_see(self._logs[engine])}") from error
         except ray.exceptions.RayError as error:
             raise RolloutError(
-                f"engine {engine} died {purpose}: {error}; its log and the machine's memory say more, and "
-                "the run can be resumed"
+                f"engine {engine} died {purpose}: {error}; the machine's memory may say more, and the run can be "
+                f"resumed{_see(self._logs[engine])}"
             ) from error
 
 
@@ -226,4 +234,30 @@ def _spawn(config: VLLMEngineConfig, model: EngineModel, at: int) -> Any:
     actor = ray.remote(EngineActor).options(
         num_cpus=1, num_gpus=num_gpus, scheduling_strategy=strategy, max_concurrency=4096
     )
-    return actor.remote(model, config)
+    return actor.remote(model, config, _log_file(model, at))
+
+
+def _log_file(model: EngineModel, at: int) -> Path | None:
+    return model.log_folder / f"engine_{at}.log" if model.log_folder else None
+
+
+def _print_to(path: Path) -> None:
+    """Send all that this process and its children print to a file."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _last_error(log: Path | None) -> str | None:
+    """Return the last error that an engine printed: vLLM's own exception only says to look at its trace."""
+    if log is None or not log.is_file():
+        return None
+    text = log.read_text(errors="replace")[-200_000:]
+    found = re.findall(r"^.*?\b(\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
+    telling = [line for line in found if "EngineDeadError" not in line and "EngineCore encountered" not in line]
+    return str(telling[-1]) if telling else None
+
+
+def _see(log: Path | None) -> str:
+    return f"; see {log}" if log else ""

@@ -48,7 +48,9 @@ def open_rollouts(
 ) -> Iterator[Rollouts]:
     """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish."""
     facts = context.facts
-    model = EngineModel(folder=policy.folder, precision=facts.precision, seed=context.seed)
+    model = EngineModel(
+        folder=policy.folder, precision=facts.precision, seed=context.seed, log_folder=context.metrics.folder
+    )
     with Scorer(rewards, scoring) as scorer:
         pool = start_pool(facts.engine, model)
         try:

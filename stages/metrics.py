@@ -19,6 +19,11 @@ class MetricsFile:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def folder(self) -> Path:
+        """The attempt's folder."""
+        return self._path.parent
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values})

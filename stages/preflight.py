@@ -44,7 +44,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     for name, stage in stages.items():
         for role, data in stage.datasets().items():
             if not data.is_file:
-                yield f"note: stage {name!r}: {data.path} lies on the Hub; its rows are checked when the stage loads them"
+                yield f"note: stage {name!r}: {data.path} is on the Hub; its rows are checked when the stage loads them"
                 continue
             try:
                 loaded[name, role] = rows = load_rows(data, needed_columns(stage))

@@ -11,7 +11,7 @@ from examples.arithmetic.base_model import make_tokenizer
 TEXTS = ["What is 12 plus 30?", "How many are 7 minus 5?", "0+1=1\n\\boxed{42}", "apples and books 3 4 5 6 7 8 9"]
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -24,9 +24,9 @@ def tiny_model(kind: str, *, vocab_size: int, seed: int = 0, **changes: Any) -> 
     torch.manual_seed(seed)
     sizes = {**SIZES, "vocab_size": vocab_size, **changes}
     if kind == "qwen3":
-        config = transformers.Qwen3Config(**sizes, num_key_value_heads=1, head_dim=16)
+        config = transformers.Qwen3Config(**sizes, num_key_value_heads=1, head_dim=32)
     elif kind == "llama":
-        config = transformers.LlamaConfig(**sizes, num_key_value_heads=1, head_dim=16)
+        config = transformers.LlamaConfig(**sizes, num_key_value_heads=1, head_dim=32)
     else:
         config = transformers.GPTNeoXConfig(**sizes)
     return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")

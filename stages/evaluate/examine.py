@@ -1,8 +1,9 @@
 """Exams: every examined model answers the same held-out problems through the same engines and reward."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from rollout.collector import summarize
@@ -14,7 +15,7 @@ from stages.data.prompts import load_prompts
 from stages.evaluate.bootstrap import estimate, paired_gain
 from stages.evaluate.config import EvaluateStage, TaskConfig
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes, reward_columns
-from stages.models import Policy, load_policy
+from stages.models import Policy, load_policy, policy_folder
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +25,23 @@ Marks = Mapping[str, float]
 
 def run(config: EvaluateStage, context: StageContext) -> StageResult:
     """Examine each model on each task; estimate accuracies, and the gain of each model over the one before."""
-    marks = {name: examine(config, context, name) for name in config.of}
-    exams = {name: {quantity: estimate(list(m.values())) for quantity, m in marks[name].items()} for name in config.of}
+    waiting = [name for name in config.of if not _has_sat(config, context, name)]
+    for _, names in groupby(waiting, key=lambda name: _shape(policy_folder(context, name))):
+        examine(config, context, list(names))
+    marks = {name: _read_marks(config, context, name) for name in config.of}
     return StageResult(
-        exams=exams,
+        exams={name: {q: estimate(list(m.values())) for q, m in found.items()} for name, found in marks.items()},
         gains={f"{before}->{after}": gains(marks[before], marks[after]) for before, after in pairwise(config.of)},
     )
 
 
-def examine(config: EvaluateStage, context: StageContext, name: str) -> dict[str, Marks]:
-    """Return one model's marks by quantity: `<task>/accuracy`, greedy, and `<task>/sampled_accuracy` if asked for."""
-    sittings = dict(_sittings(config))
-    if any(not answer_file(context, name, quantity).is_file() for quantity in sittings):
-        policy = load_policy(context, role=name)
-        with open_rollouts(context, policy, [config.reward], config.scoring, config.sync) as rollouts:
-            _sit(config, context, name, policy, rollouts)
-    return {quantity: _marks(read_groups(answer_file(context, name, quantity))) for quantity in sittings}
+def examine(config: EvaluateStage, context: StageContext, names: Sequence[str]) -> None:
+    """Have models of one shape sit all exams, one after the other, in the same engines."""
+    first = load_policy(context, role=names[0])
+    with open_rollouts(context, first, [config.reward], config.scoring, config.sync) as rollouts:
+        for version, name in enumerate(names):
+            policy = first if version == 0 else load_policy(context, role=name)
+            _sit(config, context, name, policy, version, rollouts)
 
 
 def answer_file(context: StageContext, name: str, quantity: str) -> Path:
@@ -66,19 +68,36 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
             yield f"{name}/sampled_accuracy", (task, 1.0, task.num_samples)
 
 
-def _sit(config: EvaluateStage, context: StageContext, name: str, policy: Policy, rollouts: Rollouts) -> None:
-    published = False
+def _sit(
+    config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
+) -> None:
+    needs = [*config.needs_columns, *reward_columns([config.reward])]
+    prompts = {
+        quantity: load_prompts(task.data, needs, policy.tokenizer) for quantity, (task, _, _) in _sittings(config)
+    }
+    rollouts.publish(policy, version, probes(next(iter(prompts.values())), config.sync.num_probes))
     for quantity, (task, temperature, num) in _sittings(config):
-        prompts = load_prompts(task.data, [*config.needs_columns, *reward_columns([config.reward])], policy.tokenizer)
-        if not published:
-            rollouts.publish(policy, 0, probes(prompts, config.sync.num_probes))
-            published = True
         collector = rollouts.collector(SamplingConfig(temperature=temperature, max_tokens=task.max_tokens))
-        groups = collector.collect(prompts, num, derive_seed(context.seed, quantity))
+        groups = collector.collect(prompts[quantity], num, derive_seed(context.seed, quantity))
         write_groups(answer_file(context, name, quantity), groups)
         values = summarize(groups)
-        context.metrics.write(0, {f"{name}/{quantity}/{key}": value for key, value in values.items()})
+        context.metrics.write(version, {f"{name}/{quantity}/{key}": value for key, value in values.items()})
         logger.info("%s %s: %.3f", name, quantity, values.get("reward/mean", float("nan")))
+
+
+def _has_sat(config: EvaluateStage, context: StageContext, name: str) -> bool:
+    return all(answer_file(context, name, quantity).is_file() for quantity, _ in _sittings(config))
+
+
+def _read_marks(config: EvaluateStage, context: StageContext, name: str) -> dict[str, Marks]:
+    return {q: _marks(read_groups(answer_file(context, name, q))) for q, _ in _sittings(config)}
+
+
+def _shape(folder: Path) -> str:
+    """Return what of a model's config decides whether engines started for one model can hold another's weights."""
+    config = json.loads((folder / "config.json").read_text())
+    not_shape = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache"}
+    return json.dumps({key: value for key, value in config.items() if key not in not_shape}, sort_keys=True)
 
 
 def _marks(groups: Sequence[RolloutGroup]) -> Marks:

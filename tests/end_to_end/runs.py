@@ -24,6 +24,12 @@ def strop(*arguments: str | Path, timeout_s: float = 400.0) -> "subprocess.Compl
     )
 
 
+def begin(*arguments: str | Path) -> "subprocess.Popen[str]":
+    """Start the command line and return its process, output in pipes."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(_command(*arguments), text=True, cwd=ROOT, env=_environment(), **pipes)
+
+
 def kill_when(*arguments: str | Path, ready: Callable[[], bool], timeout_s: float = 300.0) -> None:
     """Start the command line, SIGKILL it once ``ready`` says so, and wait until all that it started is gone."""
     process = subprocess.Popen(_command(*arguments), cwd=ROOT, env=_environment())

@@ -47,8 +47,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "loss": {"type": "odpo", "scale": "linear"}, **SUPERVISED,
         },
         "grpo": {
-            "kind": "grpo", "init_from": "odpo", "prompts": data, "num_steps": 8, "prompts_per_step": 3, "group_size": 4,
-            "learning_rate": 1e-3, "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 2},
+            "kind": "grpo", "init_from": "odpo", "prompts": data, "num_steps": 8, "prompts_per_step": 3,
+            "group_size": 4, "learning_rate": 1e-3, "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 2},
             "rewards": [{"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}],
         },
     }  # fmt: skip

@@ -73,8 +73,8 @@ def test_a_template_that_never_ends_a_turn(tmp_path: Path, recipe: dict[str, Any
     folder.mkdir()
     for file in model.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    template = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    (folder / "chat_template.jinja").write_text(template)
+    turns = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(turns + "{% if add_generation_prompt %}assistant:{% endif %}")
     recipe["model"] = str(folder)
     assert_refused(check(tmp_path, recipe), tmp_path, "would never learn to stop")
 

@@ -1,0 +1,88 @@
+"""The whole climb on real vLLM: SFT, pairs, ODPO, GRPO with an adapter, exam; with an engine killed on the way."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rollout.records import read_groups
+from stages import artifact
+from tests.end_to_end.runs import begin, metrics, strop, wait_for, write_recipe, write_rows
+from tests.models import write_tiny_model
+
+pytestmark = pytest.mark.real
+
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("climb")
+    model = write_tiny_model(root / "base")
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n in range(60)
+    ]
+    train, dev = write_rows(root / "train.jsonl", rows[:40]), write_rows(root / "dev.jsonl", rows[40:])
+    own = {"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}
+    sampling = {"max_tokens": 12}
+    supervised = {"batch_size": 8, "micro_batch_size": 8, "max_tokens": 64, "num_steps": 6}
+    stages: dict[str, Any] = {
+        "sft": {"kind": "sft", "data": train, "learning_rate": 1e-2, **supervised},
+        "pairs": {
+            "kind": "pairs", "init_from": "sft", "prompts": train, "rewards": [own], "sampling": sampling,
+            "num_completions": 4, "prompts_per_chunk": 16,
+        },
+        "odpo": {
+            "kind": "preference", "init_from": "sft", "data": {"stage": "pairs"}, "learning_rate": 1e-3,
+            "loss": {"type": "odpo", "scale": "linear"}, **supervised,
+        },
+        "grpo": {
+            "kind": "grpo", "init_from": "odpo", "prompts": train, "num_steps": NUM_STEPS, "prompts_per_step": 4,
+            "group_size": 4, "learning_rate": 1e-2, "sampling": sampling, "checkpoint": {"every_steps": 2},
+            "params": {"type": "lora", "r": 4}, "rewards": [own, {"type": "math"}], "sync": {"max_drift": 1e-4},
+        },
+        "exam": {
+            "kind": "evaluate", "of": ["base", "sft", "odpo", "grpo"],
+            "tasks": {"dev": {"data": dev, "max_tokens": 12, "num_samples": 2}},
+        },
+    }  # fmt: skip
+    engine = {"type": "vllm", "max_model_tokens": 64}
+    return write_recipe(root / "recipe.yaml", name="climb", model=str(model), seed=5, engine=engine, stages=stages)
+
+
+def test_a_climb_whose_engine_is_killed_says_so_and_goes_on_to_its_end(recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "climb"
+    driver = begin("run", recipe, "--runs", tmp_path)
+    wait_for(lambda: 3 in metrics(run, "grpo") or driver.poll() is not None, "step 3 of grpo", 400)
+    [worker] = [p for p in psutil.Process(driver.pid).children(recursive=True) if "VLLM::Worker" in p.cmdline()[0]]
+    os.kill(worker.pid, signal.SIGKILL)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "stage 'grpo' failed: RolloutError: engine 0" in said and f"strop resume {run}" in said
+
+    result = strop("resume", run)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for step, row in metrics(run, "grpo").items():
+        assert row["sync/drift_max"] < 1e-4 and row["policy/mismatch_max_nats"] < 1e-4, step
+        assert row["sync/changed_bytes"] > 0, step
+
+    files = sorted((run / "grpo" / "rollouts").glob("step_*.parquet"))
+    assert [file.stem for file in files] == [f"step_{step:06d}" for step in range(1, NUM_STEPS + 1)]
+    groups = [group for file in files for group in read_groups(file)]
+    assert len({group.prompt.id for group in groups}) == len(groups) == 4 * NUM_STEPS
+    versions = [{v for g in read_groups(f) for r in g.rollouts for v in r.completion.versions} for f in files]
+    assert versions == [{step} for step in range(NUM_STEPS)]
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert [(s["name"], s["status"]) for s in summary["stages"]] == [
+        (name, "done") for name in ("sft", "pairs", "odpo", "grpo", "exam")
+    ]
+    assert summary["engine"] == "vllm" and summary["wall_s"] > 0
+    accuracy = summary["stages"][0]["exam"]["dev/accuracy"]
+    assert accuracy["num"] == 20 and accuracy["low"] <= accuracy["mean"] <= accuracy["high"]
+    assert set(summary["gains"]) == {"base->sft", "sft->odpo", "odpo->grpo"}
+    assert artifact.read(run / "grpo" / "output", "model").adapter == "merged"
