@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo artifacts check run sft dpo grpo resume status lint format types test test-fast clean
+.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ check: setup ## is RECIPE right, and what would run
 run: setup ## the whole RECIPE
 	$(BIN)/strop run $(RECIPE)
 
-sft dpo grpo: setup ## one stage of RECIPE (named sft, dpo or grpo) with what it needs
+sft dpo odpo grpo: setup ## the stage of RECIPE that has this name, with what it needs
 	$(BIN)/strop run $(RECIPE) --only $@ --resume
 
 resume: setup ## go on where RUN stopped

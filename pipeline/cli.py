@@ -17,6 +17,7 @@ from rich.table import Table
 from pipeline import summary
 from pipeline.check import Findings, check
 from pipeline.config import ConfigError, RunConfig, load_config
+from pipeline.graph import needed
 from pipeline.plan import Step
 from pipeline.state import RunFolder, RunState, write_json, write_text
 from stages.data.rows import DataError
@@ -94,7 +95,7 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     from pipeline.run import StageFailed, run
 
     if only is not None:
-        config = _reduced(config, only)
+        needed(config.stages, only)
     with folder.locked():
         findings = _checked(config, folder)
         _require_none(findings)
@@ -102,9 +103,9 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             write_text(folder.recipe, recipe)
             write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            state = run(config, folder, lambda: _launcher(config), _Lines())
+            state = run(config, folder, lambda: _launcher(config), _Lines(), only=only)
         except StageFailed as error:
-            errors.print(f"[red]{error}[/red]", highlight=False)
+            errors.print(str(error), style="red", highlight=False, markup=False)
             raise typer.Exit(1) from error
     console.print(summary.table(config, folder, state))
     gains = summary.gains_table(config, folder, state)
@@ -124,18 +125,6 @@ def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
         num_processes=1 + len(config.engine.worker_gpus()),
         stall_timeout_s=config.stall_timeout_s,
     )
-
-
-def _reduced(config: RunConfig, only: str) -> RunConfig:
-    """Return the recipe with one stage and all that it reads, directly or not."""
-    if only not in config.stages:
-        raise ConfigError(f"there is no stage {only!r}; stages are {', '.join(map(repr, config.stages))}")
-    needed, left = set[str](), [only]
-    while left:
-        name = left.pop()
-        needed.add(name)
-        left += [source for source in config.stages[name].inputs().values() if source not in needed]
-    return config.model_copy(update={"stages": {n: s for n, s in config.stages.items() if n in needed}})
 
 
 def _checked(config: RunConfig, folder: RunFolder) -> Findings:
@@ -169,8 +158,11 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError, BlockingIOError) as error:
-        errors.print(f"[red]{error}[/red]", highlight=False, markup=True)
+        errors.print(str(error), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from error
+    except OSError as error:
+        errors.print(f"the run's folder cannot be written: {error}", style="red", highlight=False, markup=False)
+        raise typer.Exit(1) from error
 
 
 class _Lines:
@@ -194,7 +186,9 @@ class _Lines:
         newest = _last_metrics(attempt / "metrics.jsonl")
         if newest:
             shown = [f"{name} {newest[name]:.4g}" for name in _SHOWN if name in newest]
-            console.print(f"  {step.name} step {newest['step']:.0f}  {'  '.join(shown)}", highlight=False)
+            console.print(
+                f"  {step.name} step {newest['step']:.0f}  {'  '.join(shown)}", highlight=False, soft_wrap=True
+            )
 
 
 _SHOWN = ("train/loss", "preference/accuracy", "reward/mean", "rollout/no_signal_fraction", "sync/drift_max")

@@ -25,6 +25,18 @@ def order(stages: Mapping[str, StageConfig]) -> list[str]:
     return _in_written_order(sorter, list(stages))
 
 
+def needed(stages: Mapping[str, StageConfig], goal: str) -> set[str]:
+    """Return a stage and all that it reads, directly or not. Raises ConfigError where there is no such stage."""
+    if goal not in stages:
+        raise ConfigError(f"there is no stage {goal!r}; stages are {', '.join(map(repr, stages))}")
+    found, left = set[str](), [goal]
+    while left:
+        name = left.pop()
+        found.add(name)
+        left += [source for source in stages[name].inputs().values() if source not in found]
+    return found
+
+
 def _in_written_order(sorter: "TopologicalSorter[str]", written: list[str]) -> list[str]:
     ordered: list[str] = []
     ready: list[str] = []

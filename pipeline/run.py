@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RunConfig
-from pipeline.graph import order
+from pipeline.graph import needed, order
 from pipeline.launch import Job, Outcome
 from pipeline.plan import Step, fingerprints, plan
 from pipeline.state import RunFolder, RunState, StageState, write_json
@@ -43,14 +43,22 @@ class Observer(Protocol):
         ...
 
 
-def run(config: RunConfig, folder: RunFolder, launch: Callable[[], Launcher], observer: Observer) -> RunState:
-    """Bring the run to its end; returns its state. Raises StageFailed at the first stage that fails.
+def run(
+    config: RunConfig,
+    folder: RunFolder,
+    launch: Callable[[], Launcher],
+    observer: Observer,
+    *,
+    only: str | None = None,
+) -> RunState:
+    """Bring the run to its end, or to the end of one stage and what it needs; returns its state.
 
-    ``launch`` is called once, and only when some stage has to run.
+    ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
     state = folder.load() or RunState(name=config.name)
     ordered = order(config.stages)
-    steps = plan(ordered, fingerprints(config, ordered), state)
+    wanted = needed(config.stages, only) if only else set(ordered)
+    steps = [step for step in plan(ordered, fingerprints(config, ordered), state) if step.name in wanted]
     launcher: Launcher | None = None
     for step in steps:
         observer.begins(step)
@@ -82,18 +90,25 @@ def _run_stage(
     ended = replace(
         running, status="done" if outcome.result else "failed", wall_s=before.wall_s + seconds, cause=outcome.cause
     )
-    if outcome.result is not None:
-        folder.save_result(step.name, outcome.result)
     state = replace(state.with_stage(step.name, ended), wall_s=state.wall_s + seconds)
-    folder.save(state)
-    folder.event("stage ends", stage=step.name, attempt=number, status=ended.status, cause=outcome.cause)
+    try:
+        if outcome.result is not None:
+            folder.save_result(step.name, outcome.result)
+        folder.save(state)
+        folder.event("stage ends", stage=step.name, attempt=number, status=ended.status, cause=outcome.cause)
+    except OSError as error:  # a full disk, say, which is then also why the stage failed
+        raise _failure(folder, step, job, f"{outcome.cause or 'done, but not written down'} ({error})") from error
     if outcome.result is None:
-        raise StageFailed(
-            f"stage {step.name!r} failed: {outcome.cause}\n"
-            f"  what it printed:  {job.attempt / 'stage.log'}\n"
-            f"  to go on:         strop resume {folder.root}"
-        )
+        raise _failure(folder, step, job, outcome.cause)
     return state
+
+
+def _failure(folder: RunFolder, step: Step, job: Job, cause: str) -> StageFailed:
+    return StageFailed(
+        f"stage {step.name!r} failed: {cause}\n"
+        f"  what it printed:  {job.attempt / 'stage.log'}\n"
+        f"  to go on:         strop resume {folder.root}"
+    )
 
 
 def _job(config: RunConfig, folder: RunFolder, step: Step, attempt: int) -> Job:

@@ -1,0 +1,102 @@
+"""The loop over the plan, with a launcher that only pretends."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.launch import Job, Outcome
+from pipeline.plan import Step
+from pipeline.run import StageFailed, run
+from pipeline.state import RunFolder
+from stages.base import StageResult
+
+
+class FakeLauncher:
+    """Records the jobs that it is given, and fails those of the stages named."""
+
+    def __init__(self, failing: set[str] | None = None) -> None:
+        self.jobs: list[Job] = []
+        self.failing = failing or set()
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        self.jobs.append(job)
+        on_poll()
+        if job.name in self.failing:
+            return Outcome(cause="StageError: it would not")
+        return Outcome(result=StageResult(metrics={"train/steps": 1.0}))
+
+
+class Events:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def begins(self, step: Step) -> None:
+        self.heard.append(f"{step.action} {step.name}")
+
+    def works(self, step: Step, attempt: Path) -> None:
+        self.heard.append(f"works {step.name} {attempt.name}")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "1+1", "completion": "2"}\n')
+    sft: dict[str, Any] = {"kind": "sft", "data": str(data), "num_steps": 1}
+    stages = {"a": sft, "b": {**sft, "init_from": "a"}, "c": {**sft, "init_from": "b"}}
+    return RunConfig.model_validate({"name": "r", "model": "m", "stages": stages})
+
+
+def test_stages_run_in_order_each_with_the_output_of_the_one_before(config: RunConfig, tmp_path: Path) -> None:
+    launcher, events = FakeLauncher(), Events()
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, events)
+    assert [job.name for job in launcher.jobs] == ["a", "b", "c"]
+    assert launcher.jobs[1].inputs == {"policy": (tmp_path / "r" / "a" / "output").resolve()}
+    assert events.heard[:3] == ["run a", "works a attempt_001", "run b"]
+    assert {stage.status for stage in state.stages.values()} == {"done"}
+    assert len({job.seed for job in launcher.jobs}) == 3
+
+
+def test_a_failure_stops_the_run_and_the_next_one_continues_there(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    with pytest.raises(StageFailed, match=r"stage 'b' failed: StageError: it would not\n.*stage.log\n.*strop resume"):
+        run(config, folder, lambda: FakeLauncher({"b"}), Events())
+    state = folder.load()
+    assert state is not None and state.stage("b").status == "failed" and state.stage("c").status == "waiting"
+    launcher, events = FakeLauncher(), Events()
+    run(config, folder, lambda: launcher, events)
+    assert [(job.name, job.attempt.name) for job in launcher.jobs] == [("b", "attempt_002"), ("c", "attempt_001")]
+    assert events.heard[:2] == ["skip a", "continue b"]
+
+
+def test_nothing_is_launched_when_all_is_done(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    run(config, folder, FakeLauncher, Events())
+
+    def never() -> FakeLauncher:
+        raise AssertionError("launched")
+
+    run(config, folder, never, Events())
+
+
+def test_a_changed_stage_starts_from_nothing(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    run(config, folder, FakeLauncher, Events())
+    leftover = folder.stage("c") / "checkpoints" / "step_000001"
+    leftover.mkdir(parents=True)
+    changed = config.stages["c"].model_copy(update={"num_steps": 2})
+    launcher = FakeLauncher()
+    run(config.model_copy(update={"stages": {**config.stages, "c": changed}}), folder, lambda: launcher, Events())
+    assert [(job.name, job.attempt.name) for job in launcher.jobs] == [("c", "attempt_001")]
+    assert not leftover.exists()
+
+
+def test_one_stage_is_run_with_what_it_needs_and_no_more(config: RunConfig, tmp_path: Path) -> None:
+    launcher = FakeLauncher()
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, Events(), only="b")
+    assert [job.name for job in launcher.jobs] == ["a", "b"]
+    assert state.stage("c").status == "waiting"
