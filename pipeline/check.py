@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.graph import order
-from pipeline.plan import Step, fingerprints, plan
-from pipeline.state import RunState
+from pipeline.plan import Step, plan_of
+from pipeline.state import RunFolder
 from stages.preflight import (
     GoldTrial,
     Problem,
@@ -30,16 +30,16 @@ class Findings:
     """The plan; empty when there are problems."""
 
 
-def check(config: RunConfig, state: RunState | None) -> Findings:
+def check(config: RunConfig, folder: RunFolder) -> Findings:
     """Check a recipe against its data, model and rewards, and plan it. Raises ConfigError where the graph is wrong."""
-    ordered = order(config.stages)
+    order(config.stages)
     trials = start_gold_trials(config.stages)  # rewards are imported elsewhere while this process reads the data
     found = list(check_data(config.stages, config.facts))
     found += _gold(trials, stop=any(not line.startswith("note:") for line in found))
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     notes += list(_memory(config))
-    steps = [] if problems else plan(ordered, fingerprints(config, ordered), state)
+    steps = [] if problems else plan_of(config, folder)
     return Findings(problems=problems, notes=notes, steps=steps)
 
 

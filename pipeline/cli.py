@@ -43,7 +43,7 @@ def check_command(recipe: Recipe, set_: Set = [], runs: Runs = Path("runs")) -> 
     """Say whether a recipe is right and what would run. Seconds, no GPU, no Ray."""
     with _readable_errors():
         config = load_config(recipe, set_)
-        _show(config, _checked(config, RunFolder(runs / config.name)))
+        _show(config, check(config, RunFolder(runs / config.name)))
 
 
 @app.command("run")
@@ -67,13 +67,13 @@ def run_command(
 
 
 @app.command("resume")
-def resume_command(run: RunPath) -> None:
+def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
     """Go on where a run stopped: finished stages are skipped, a half stage continues from its last checkpoint."""
     with _readable_errors():
         folder = RunFolder(run)
         if not folder.resolved.is_file():
             raise ConfigError(f"{run} holds no run to resume: {folder.resolved.name} is missing. Runs lie in runs/")
-        _drive(load_config(folder.resolved), folder, None, None)
+        _drive(load_config(folder.resolved, set_), folder, None, None)
 
 
 @app.command("status")
@@ -96,12 +96,11 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
 
     if only is not None:
         needed(config.stages, only)
+    _require_none(check(config, folder))
     with folder.locked():
-        findings = _checked(config, folder)
-        _require_none(findings)
         if recipe is not None:
             write_text(folder.recipe, recipe)
-            write_json(folder.resolved, config.model_dump(mode="json"))
+        write_json(folder.resolved, config.model_dump(mode="json"))
         try:
             state = run(config, folder, lambda: _launcher(config), _Lines(), only=only)
         except StageFailed as error:
@@ -125,10 +124,6 @@ def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
         num_processes=1 + len(config.engine.worker_gpus()),
         stall_timeout_s=config.stall_timeout_s,
     )
-
-
-def _checked(config: RunConfig, folder: RunFolder) -> Findings:
-    return check(config, folder.load())
 
 
 def _require_none(findings: Findings) -> None:
@@ -161,7 +156,7 @@ def _readable_errors() -> Iterator[None]:
         errors.print(str(error), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from error
     except OSError as error:
-        errors.print(f"the run's folder cannot be written: {error}", style="red", highlight=False, markup=False)
+        errors.print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
         raise typer.Exit(1) from error
 
 
@@ -191,7 +186,13 @@ class _Lines:
             )
 
 
-_SHOWN = ("train/loss", "preference/accuracy", "reward/mean", "rollout/no_signal_fraction", "sync/drift_max")
+_SHOWN = (
+    "train/loss",
+    "preference/accuracy_beyond_offset",
+    "reward/mean",
+    "rollout/no_signal_fraction",
+    "sync/drift_max",
+)
 
 
 def _last_metrics(path: Path) -> dict[str, float]:
@@ -216,7 +217,8 @@ def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
         newest = _last_metrics(attempt / "metrics.jsonl")
         at = f"step {newest['step']:.0f}" if newest else "no step yet"
         age = time.time() - (attempt / "stage.log").stat().st_mtime if (attempt / "stage.log").exists() else 0.0
-        console.print(f"{name}: {at}; last sign of life {age:.0f} s ago", highlight=False)
+        driver = "" if folder.is_driven() else f"; its driver is gone, go on with: strop resume {folder.root}"
+        console.print(f"{name}: {at}; last sign of life {age:.0f} s ago{driver}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,27 @@
 The only file of this package with Ray. A stage's process writes everything it prints to `stage.log` of its attempt.
 """
 
+import fcntl
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.base import RunFacts, StageContext, StageResult
+from stages.base import RunFacts, StageContext, StageError, StageResult
 from stages.config import AnyStage
 from stages.metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+LEFTOVER_TIMEOUT_S = 120.0
+"""How long a stage waits for a process of an earlier attempt to end."""
 RESERVE_TIMEOUT_S = 300.0
 """How long a stage may wait for its share of the cluster."""
 
@@ -93,9 +97,12 @@ class RayLauncher:
         self._ray.shutdown()
 
     def _reserve(self, job: Job) -> Any:
-        """Wait for the stage's bundles: the first is the stage's own, the others one an engine."""
+        """Wait for the stage's bundles: the first is the stage's own, the others one an engine.
+
+        All on one node, since weights go to the engines through its shared memory.
+        """
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        group = self._ray.util.placement_group(_bundles(job, gpus), strategy="PACK")
+        group = self._ray.util.placement_group(_bundles(job, gpus), strategy="STRICT_PACK")
         started = time.monotonic()
         while not self._ray.wait([group.ready()], timeout=10.0)[0]:
             waited = time.monotonic() - started
@@ -126,14 +133,21 @@ class RayLauncher:
 
 
 def _bundles(job: Job, gpus: int) -> list[dict[str, float]]:
-    """Return what a stage and its engines need. Where there are too few GPUs, they share."""
-    engines = [float(each) for each in job.facts.engine.worker_gpus()] if job.config.generates else []
+    """Return what a stage and its engines need: a GPU for the learner and what each engine wants.
+
+    A single GPU is shared by learner and engine. Raises RuntimeError where there are too few otherwise.
+    """
+    engines = job.facts.engine.worker_gpus() if job.config.generates else []
     if not gpus:
         return [{"CPU": 1.0}] * (1 + len(engines))
-    wanted = [1.0, *engines]
-    if sum(wanted) > gpus:
-        wanted = [round(gpus / len(wanted) - 0.005, 2)] * len(wanted)
-    return [{"CPU": 1.0, "GPU": each} for each in wanted]
+    if engines == [1] and gpus == 1:
+        return [{"CPU": 1.0, "GPU": 0.5}] * 2
+    if 1 + sum(engines) > gpus:
+        raise RuntimeError(
+            f"a learner and engines of {engines} GPUs need {1 + sum(engines)}, and the cluster has {gpus}; lower "
+            "engine.num_engines or engine.tensor_parallel (one engine of one GPU can share a single card)"
+        )
+    return [{"CPU": 1.0, "GPU": float(each)} for each in (1, *engines)]
 
 
 def _run_job(job: Job) -> Outcome:
@@ -154,10 +168,28 @@ def _run_job(job: Job) -> Outcome:
     from stages.registry import run_stage
 
     try:
-        return Outcome(result=run_stage(job.config, context))
+        with _alone_in(job.folder):
+            return Outcome(result=run_stage(job.config, context))
     except Exception as error:
         logger.error("stage %s failed\n%s", job.name, traceback.format_exc())
         return Outcome(cause=f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the stage's folder: on a cluster, a stage can outlive the driver that started it for a while."""
+    deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
+    with (folder / ".lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise StageError(f"an earlier attempt still works in {folder}; end its process first") from error
+                logger.info("waiting for an earlier attempt to leave %s", folder)
+                time.sleep(POLL_S)
+        yield
 
 
 def _log_to(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RunConfig
-from pipeline.graph import needed, order
+from pipeline.graph import needed
 from pipeline.launch import Job, Outcome
-from pipeline.plan import Step, fingerprints, plan
+from pipeline.plan import Step, plan_of
 from pipeline.state import RunFolder, RunState, StageState, write_json
 from pipeline.summary import summarize
 
@@ -56,36 +55,44 @@ def run(
     ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
     state = folder.load() or RunState(name=config.name)
-    ordered = order(config.stages)
-    wanted = needed(config.stages, only) if only else set(ordered)
-    steps = [step for step in plan(ordered, fingerprints(config, ordered), state) if step.name in wanted]
+    wanted = needed(config.stages, only) if only else set(config.stages)
+    steps = [step for step in plan_of(config, folder) if step.name in wanted]
     launcher: Launcher | None = None
     for step in steps:
         observer.begins(step)
         if step.action == "skip":
             continue
-        launcher = launcher or launch()
+        launcher = launcher or _launched(launch)
         state = _run_stage(config, folder, state, step, launcher, observer)
     folder.save(state)
     write_json(folder.summary, summarize(config, folder, state))
     return state
 
 
+def _launched(launch: Callable[[], Launcher]) -> Launcher:
+    try:
+        return launch()
+    except Exception as error:
+        raise StageFailed(f"Ray could not be started or joined: {error}") from error
+
+
 def _run_stage(
     config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> RunState:
-    before = state.stage(step.name)
-    if step.action == "run":
-        shutil.rmtree(folder.stage(step.name), ignore_errors=True)
-        before = StageState()
+    before = state.stage(step.name) if step.action == "continue" else StageState()
     number = before.attempts + 1
     running = replace(before, status="running", fingerprint=step.fingerprint, attempts=number, cause="")
     state = state.with_stage(step.name, running)
     folder.save(state)
+    if step.action == "run":
+        folder.set_aside(step.name)
     folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
     job = _job(config, folder, step, number)
     started = time.monotonic()
-    outcome = launcher.run(job, lambda: observer.works(step, job.attempt))
+    try:
+        outcome = launcher.run(job, lambda: observer.works(step, job.attempt))
+    except Exception as error:  # the cluster, not the stage
+        outcome = Outcome(cause=f"it could not be launched: {error}")
     seconds = time.monotonic() - started
     ended = replace(
         running, status="done" if outcome.result else "failed", wall_s=before.wall_s + seconds, cause=outcome.cause

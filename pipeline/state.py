@@ -93,6 +93,27 @@ class RunFolder:
         with (self.root / "events.jsonl").open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), "event": what, **details}) + "\n")
 
+    def is_whole(self, name: str, *, has_artifact: bool) -> bool:
+        """Say whether a stage's result, and its artifact where it makes one, are there."""
+        stage = self.stage(name)
+        return (stage / "result.json").is_file() and (
+            not has_artifact or (stage / "output" / "manifest.json").is_file()
+        )
+
+    def set_aside(self, name: str) -> None:
+        """Move a stage's folder to `<stage>.old-N`: what was computed is never thrown away unasked."""
+        if self.stage(name).exists():
+            number = 1 + len(list(self.root.glob(f"{name}.old-*")))
+            self.stage(name).rename(self.root / f"{name}.old-{number}")
+
+    def is_driven(self) -> bool:
+        """Say whether some process holds the run."""
+        try:
+            with self.locked():
+                return False
+        except BlockingIOError:
+            return True
+
     def result(self, name: str) -> StageResult:
         """Read what a finished stage said of itself."""
         tree = json.loads((self.stage(name) / "result.json").read_text())

@@ -1,6 +1,7 @@
 """What a recipe may say about rewards. Imports nothing heavy."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
@@ -77,6 +78,11 @@ RewardConfig = Annotated[
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),
 ]
+
+
+def columns_needed(rewards: Sequence[RewardConfig]) -> list[str]:
+    """Return the columns that these rewards cannot do without, as far as their configs say."""
+    return [reward.answer_column for reward in rewards if isinstance(reward, MathRewardConfig)]
 
 
 class ScoringConfig(BaseModel):

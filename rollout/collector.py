@@ -37,7 +37,8 @@ class GroupScorer(Protocol):
 class Collector:
     """Turns prompts into scored groups, all completions of a call by one version of the policy.
 
-    ``decode`` turns token ids into text without special tokens. ``score_timeout_s`` is the longest time
+    ``decode`` turns token ids into text without special tokens. ``on_answer`` hears of every
+    answered prompt. ``score_timeout_s`` is the longest time
     without any group being scored, once generation is over.
     """
 
@@ -50,6 +51,7 @@ class Collector:
         eos_ids: Sequence[int],
         *,
         score_timeout_s: float = 600.0,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._pool = pool
         self._scorer = scorer
@@ -57,6 +59,7 @@ class Collector:
         self._sampling = sampling
         self._eos_ids = tuple(eos_ids)
         self._score_timeout_s = score_timeout_s
+        self._on_answer = on_answer
 
     def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int) -> list[RolloutGroup]:
         """Answer every prompt ``num_completions`` times and score; groups come in the order of the prompts.
@@ -71,6 +74,7 @@ class Collector:
         futures: dict[Future[list[Score]], int] = {}
         for index, answers in self._pool.generate(requests):
             completions[index] = answers
+            self._on_answer()
             futures[self._scorer.submit(self._attempts(prompts[index], answers))] = index
         scores = {futures[future]: future.result() for future in self._scored(futures)}
         self._scorer.check_budget()

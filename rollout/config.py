@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 
 class _Config(BaseModel):
@@ -18,6 +18,10 @@ class EngineConfigBase(_Config):
     def worker_gpus(self) -> list[int]:
         """Return how many GPUs each worker process wants, one entry a worker; none for an engine in process."""
         return []
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides which tokens are sampled; sizes and time limits do not."""
+        return self.model_dump(mode="json", include={"type", "max_model_tokens", "extra"})
 
 
 class VLLMEngineConfig(EngineConfigBase):
@@ -37,7 +41,7 @@ class VLLMEngineConfig(EngineConfigBase):
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long a worker may take to be ready."""
     request_timeout_s: float = Field(default=600.0, gt=0)
-    """How long one batch of prompts may take before the run stops."""
+    """How long no prompt at all may be answered before the run stops."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of vLLM's AsyncEngineArgs."""
 
@@ -54,7 +58,16 @@ class TransformersEngineConfig(EngineConfigBase):
     """Tokens (prompt and completion) generated together; bounds memory."""
 
 
-EngineConfig = Annotated[VLLMEngineConfig | TransformersEngineConfig, Field(discriminator="type")]
+def _engine_type(value: Any) -> str:
+    """Return the union's tag; vLLM unless another is named."""
+    found = value.get("type", "vllm") if isinstance(value, dict) else getattr(value, "type", "vllm")
+    return str(found)
+
+
+EngineConfig = Annotated[
+    Annotated[VLLMEngineConfig, Tag("vllm")] | Annotated[TransformersEngineConfig, Tag("transformers")],
+    Discriminator(_engine_type),
+]
 
 
 class SamplingConfig(_Config):

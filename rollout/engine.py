@@ -24,6 +24,8 @@ class EngineModel:
     """The run's one precision."""
     seed: int
     """Of the engine itself; each request carries its own."""
+    trust_remote_code: bool = False
+    """Whether code that lies beside the model may run."""
     log_folder: Path | None = None
     """Where engine N of a pool writes `engine_N.log`; None: wherever its process writes."""
 

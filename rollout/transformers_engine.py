@@ -31,9 +31,10 @@ class TransformersEngine:
         self.version = -1
         self._config = config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        architecture = AutoConfig.from_pretrained(model.folder)
+        architecture = AutoConfig.from_pretrained(model.folder, trust_remote_code=model.trust_remote_code)
         dtype = getattr(torch, model.precision)
-        self._model = AutoModelForCausalLM.from_config(architecture, dtype=dtype).to(self._device).eval()
+        fresh = AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=model.trust_remote_code)
+        self._model = fresh.to(self._device).eval()
 
     async def generate(self, request: GenerationRequest) -> tuple[Completion, ...]:
         """Answer one prompt, as many completions at a time as `max_batch_tokens` allows."""

@@ -177,6 +177,7 @@ def _engine_arguments(model: EngineModel, config: VLLMEngineConfig) -> dict[str,
         "max_model_len": config.max_model_tokens,
         "max_num_seqs": config.max_num_seqs,
         "tensor_parallel_size": config.tensor_parallel,
+        "trust_remote_code": model.trust_remote_code,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         # Weights come by the first sync. On a CPU a tied head would silently keep its old packed ones.
         "load_format": "dummy",
@@ -187,7 +188,9 @@ def _engine_arguments(model: EngineModel, config: VLLMEngineConfig) -> dict[str,
     clashes = sorted(ours.keys() & config.extra.keys())
     if clashes:
         raise ValueError(f"'extra' sets {clashes[0]!r}, which Strop sets itself; take it out of 'extra'")
-    device = _cpu_arguments(config) if on_cpu else {"gpu_memory_utilization": config.memory_fraction}
+    device: dict[str, Any] = _cpu_arguments(config) if on_cpu else {"gpu_memory_utilization": config.memory_fraction}
+    if config.tensor_parallel > 1:  # inside a placement group vLLM would ask Ray for the same GPUs once more
+        device["distributed_executor_backend"] = "mp"
     return {**device, "disable_log_stats": True, **config.extra, **ours}
 
 

@@ -162,10 +162,13 @@ class _LockedFolder:
 
 
 def _remove_if_unlocked(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (PermissionError, FileNotFoundError):
+        return  # another user's, or removed by a run that starts beside this one
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:
         return  # its run is alive
     finally:

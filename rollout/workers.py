@@ -116,6 +116,7 @@ class RayPool:
                     pending[self._engines[engine].generate.remote(request)] = (index, engine)
                     load[engine] += request.num_completions
                 reference = self._first_done(pending, deadline)
+                deadline = _Deadline(self._config.request_timeout_s)
                 index, engine = pending.pop(reference)
                 load[engine] -= requests[index].num_completions
                 yield index, self._fetch(reference, engine, f"answering request {index}")

@@ -6,7 +6,7 @@ Imports nothing heavy; `pipeline` builds these and a stage's ``run(config, conte
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +40,11 @@ class RunFacts(Config):
     trust_remote_code: bool = False
     """Whether code that lies beside the base model may run."""
 
+    def identity(self, *, generates: bool) -> dict[str, Any]:
+        """Return what of these facts decides what comes of a stage that starts engines, or of one that does not."""
+        engine = self.engine.identity() if generates else None
+        return {"model": self.model, "seed": self.seed, "precision": self.precision, "engine": engine}
+
 
 class StageConfig(Config):
     """Base of every stage's config. The graph of a run is what its stages say here that they read."""
@@ -50,6 +55,8 @@ class StageConfig(Config):
     """Whether the stage starts engines."""
     needs_columns: ClassVar[tuple[str, ...]] = ()
     """Columns that each of its data sets must have."""
+    of_the_machine: ClassVar[frozenset[str]] = frozenset({"checkpoint", "scoring", "sync", "micro_batch_size"})
+    """Keys that change how the work is done and not what comes of it; no change of theirs re-runs a stage."""
 
     def inputs(self) -> dict[str, str]:
         """Earlier stages that this one reads, by role (`policy`, `pairs`, ...)."""
@@ -58,6 +65,10 @@ class StageConfig(Config):
     def datasets(self) -> dict[str, DataConfig]:
         """Data sets from outside the run that this stage reads, by role."""
         return {}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of the config decides what comes of the stage."""
+        return self.model_dump(mode="json", exclude=set(self.of_the_machine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,9 @@ Training and generation use transformers' own; both render the same `chat_templa
 """
 
 import json
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ class ModelFolderError(ValueError):
 class ChatFormat:
     """How a model's conversations become tokens.
 
-    Raises ModelFolderError where the folder has no tokenizer, no chat template or no end-of-sequence token.
+    Raises ModelFolderError where the folder has no tokenizer, no chat template or no end-of-sequence token, or one
+    that cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,11 +31,13 @@ class ChatFormat:
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """Return the conversation as the template writes it."""
-        return str(
-            self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
-            )
-        )
+        from jinja2 import TemplateError
+
+        facts = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._special_tokens}
+        try:
+            return str(self._template.render(**facts))
+        except TemplateError as error:
+            raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {error}") from error
 
     def longer_than(
         self, limit: int, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool
@@ -81,7 +86,9 @@ class ChatFormat:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
         environment.globals["raise_exception"] = _refuse
-        return environment.from_string(text)
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        # transformers' own mark around what the assistant says; it writes nothing
+        return environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -101,7 +108,10 @@ class ChatFormat:
             raise ModelFolderError(
                 f"model folder {self._folder} holds no {name}, so it has no tokenizer; save one beside the weights"
             )
-        tree: dict[str, Any] = json.loads(file.read_text())
+        try:
+            tree: dict[str, Any] = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise ModelFolderError(f"{file} is not JSON: {error}") from error
         return tree
 
 

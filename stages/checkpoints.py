@@ -18,7 +18,9 @@ def step_folder(root: Path, step: int) -> Path:
 def commit(written: Path, root: Path, step: int) -> Path:
     """Mark a fully written folder and give it its name; from then on it counts."""
     sizes = {str(path.relative_to(written)): path.stat().st_size for path in _files(written)}
-    (written / MARKER).write_text(json.dumps(sizes, indent=1))
+    unfinished = written / f".{MARKER}"
+    unfinished.write_text(json.dumps(sizes, indent=1))
+    unfinished.rename(written / MARKER)
     _sync(written)
     final = step_folder(root, step)
     if final.exists():
@@ -46,17 +48,17 @@ def steps(root: Path) -> list[int]:
 
 def is_whole(folder: Path) -> bool:
     """Whether the marker is there and every file has the size that it says."""
-    marker = folder / MARKER
-    if not marker.is_file():
+    try:
+        sizes: dict[str, int] = json.loads((folder / MARKER).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
         return False
-    sizes: dict[str, int] = json.loads(marker.read_text())
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def latest(root: Path) -> int | None:
     """Return the newest whole version, or None; whatever is not whole is removed first."""
     for path in [*root.glob("step_*"), *root.glob(".writing_*"), *root.glob("checkpoint-*")]:
-        if not is_whole(path) or not path.name.startswith("step_"):
+        if not path.name.startswith("step_") or not is_whole(path):
             shutil.rmtree(path)
     found = steps(root)
     return found[-1] if found else None

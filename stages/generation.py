@@ -6,7 +6,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.config import MathRewardConfig, RewardConfig, ScoringConfig
+import torch
+
+from rewards.config import RewardConfig, ScoringConfig
 from rewards.scorer import Scorer
 from rollout.collector import Collector
 from rollout.config import SamplingConfig, WeightSyncConfig
@@ -16,7 +18,7 @@ from rollout.weight_sync import SyncReport, WeightSync
 from rollout.workers import start_pool
 from stages.base import StageContext
 from stages.logprobs import sequence_logprobs
-from stages.models import Policy, weights
+from stages.models import DTYPES, Policy, weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +30,19 @@ class Rollouts:
     sync: WeightSync
     decode: Callable[[Sequence[int]], str]
     eos_ids: tuple[int, ...]
+    dtype: torch.dtype
+    """In which weights travel: the run's precision."""
+    alive: Callable[[], None]
+    """Called at every answer, as a sign of life."""
 
     def collector(self, sampling: SamplingConfig) -> Collector:
         """Return a collector that samples in this way."""
-        return Collector(self.pool, self.scorer, self.decode, sampling, self.eos_ids)
+        return Collector(self.pool, self.scorer, self.decode, sampling, self.eos_ids, on_answer=self.alive)
 
     def publish(self, policy: Policy, version: int, probes: Sequence[Sequence[int]]) -> SyncReport:
         """Give the engines the policy's weights and compare log-probabilities on the probes."""
-        return self.sync.publish(weights(policy.model), version, probes, sequence_logprobs(policy.model, probes))
+        sent = ((name, tensor.to(self.dtype)) for name, tensor in weights(policy.model))
+        return self.sync.publish(sent, version, probes, sequence_logprobs(policy.model, probes))
 
 
 @contextmanager
@@ -49,14 +56,25 @@ def open_rollouts(
     """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish."""
     facts = context.facts
     model = EngineModel(
-        folder=policy.folder, precision=facts.precision, seed=context.seed, log_folder=context.metrics.folder
+        folder=policy.folder,
+        precision=facts.precision,
+        seed=context.seed,
+        trust_remote_code=facts.trust_remote_code,
+        log_folder=context.metrics.folder,
     )
     with Scorer(rewards, scoring) as scorer:
         pool = start_pool(facts.engine, model)
         try:
             with closing(WeightSync(pool, sync)) as weight_sync:
-                decode = decoder(policy.tokenizer)
-                yield Rollouts(pool=pool, scorer=scorer, sync=weight_sync, decode=decode, eos_ids=policy.eos_ids)
+                yield Rollouts(
+                    pool=pool,
+                    scorer=scorer,
+                    sync=weight_sync,
+                    decode=decoder(policy.tokenizer),
+                    eos_ids=policy.eos_ids,
+                    dtype=DTYPES[facts.precision],
+                    alive=context.metrics.alive,
+                )
         finally:
             pool.close()
 
@@ -64,11 +82,6 @@ def open_rollouts(
 def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Return a function from token ids to text without special tokens."""
     return lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True))
-
-
-def reward_columns(rewards: Sequence[RewardConfig]) -> list[str]:
-    """Return the columns that these rewards cannot do without, as far as their configs say."""
-    return [reward.answer_column for reward in rewards if isinstance(reward, MathRewardConfig)]
 
 
 def probes(prompts: Sequence[Prompt], num: int) -> list[tuple[int, ...]]:

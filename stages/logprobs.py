@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 def token_logprobs(
@@ -18,8 +19,9 @@ def token_logprobs(
     ``temperature`` divides the logits, as it does where the tokens were sampled.
     """
     logits_BTV = model(input_ids=tokens_BT, attention_mask=attention_BT, use_cache=False).logits[:, :-1]
-    rows = zip(logits_BTV, tokens_BT[:, 1:], strict=True)  # row by row: one float32 copy of a row's logits at a time
-    return torch.stack([_gather(logits_TV, targets_T, temperature) for logits_TV, targets_T in rows])
+    # Row by row, and computed anew in the backward pass: one row's float32 log-softmax is in memory at a time.
+    rows = zip(logits_BTV, tokens_BT[:, 1:], strict=True)
+    return torch.stack([checkpoint(_gather, *row, temperature, use_reentrant=False) for row in rows])
 
 
 def _gather(logits_TV: Tensor, targets_T: Tensor, temperature: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from accelerate.utils import extract_model_from_parallel
 from peft.tuners.lora import LoraLayer
 
 from rollout.engine import Precision
@@ -93,14 +94,17 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
 
 
 def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
-    """Load a tokenizer that has a chat template, an EOS token and a pad token other than it."""
+    """Load a tokenizer that has a chat template and an EOS token.
+
+    Where it names no pad token EOS pads: the losses here mask by position, so an EOS that ends a turn still counts.
+    """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=facts.trust_remote_code)
     if tokenizer.chat_template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; put a chat_template.jinja beside it")
     if tokenizer.eos_token_id is None:
         raise StageError(f"the tokenizer in {folder} names no eos_token; generation would never end")
     if tokenizer.pad_token_id is None:
-        raise StageError(f"the tokenizer in {folder} names no pad_token; padding with EOS would hide the end of turns")
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
@@ -118,10 +122,13 @@ def lora_config(params: FullParams | LoraParams) -> Any:
     )
 
 
-def load_reference(policy: Policy) -> Any:
+def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
     """Load a frozen copy of the weights that the policy was loaded with."""
     reference = transformers.AutoModelForCausalLM.from_pretrained(
-        policy.folder, dtype=torch.float32, attn_implementation="sdpa"
+        policy.folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        trust_remote_code=trust_remote_code,
     )
     return reference.to(device()).eval().requires_grad_(False)
 
@@ -159,6 +166,7 @@ def save_policy(
         if adapted:
             model.save_pretrained(folder / "adapter")
             model = model.merge_and_unload()
+        model = extract_model_from_parallel(model, keep_fp32_wrapper=False)  # autocast ends with the training
         model.to(DTYPES[context.facts.precision])
         model.config.use_cache = True
         model.save_pretrained(folder)

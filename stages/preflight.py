@@ -1,13 +1,17 @@
 """What can be known to be wrong before anything heavy starts: data, template, lengths, rewards on the gold answer."""
 
+import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from rewards.config import MathRewardConfig, RewardConfig
+from rewards.config import FunctionRewardConfig, RewardConfig, columns_needed
 from rewards.gold import GoldCheck
-from rewards.types import Attempt, Message
+from rewards.registry import check_labels
+from rewards.types import Attempt, Message, RewardError
 from rollout.engine import Precision
 from stages.base import RunFacts, StageConfig
 from stages.chat_format import ChatFormat, ModelFolderError
@@ -20,6 +24,9 @@ from stages.training import SupervisedConfig, TrainingStageConfig
 Problem = str
 """What is wrong, the rule, and the way out; a warning begins with `note:`."""
 
+HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+HASHED_BYTES = 1 << 26
+"""How much of each file of a base model its identity is taken from; with the sizes, enough to tell models apart."""
 GOLD_SAMPLE = 8
 """How many gold answers each reward is tried on."""
 
@@ -38,10 +45,19 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     except ModelFolderError as error:
         yield str(error)
         return
+    if chat is None and not HUB_ID.fullmatch(facts.model):
+        yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
+        return
+    yield from _check_context(facts)
     if chat is None:
         yield f"note: {facts.model} is not a folder, so its tokenizer and template are checked when the run loads it"
     loaded: dict[tuple[str, str], list[Row]] = {}
     for name, stage in stages.items():
+        try:
+            if rewards_of(stage):
+                check_labels(rewards_of(stage))
+        except RewardError as error:
+            yield f"stage {name!r}: {error}"
         for role, data in stage.datasets().items():
             if not data.is_file:
                 yield f"note: stage {name!r}: {data.path} is on the Hub; its rows are checked when the stage loads them"
@@ -56,8 +72,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
 
 def needed_columns(stage: StageConfig) -> list[str]:
     """Return the columns that a stage's data sets must have: its own and its rewards'."""
-    answers = [reward.answer_column for reward in rewards_of(stage) if isinstance(reward, MathRewardConfig)]
-    return [*stage.needs_columns, *answers]
+    return [*stage.needs_columns, *columns_needed(rewards_of(stage))]
 
 
 class GoldTrial:
@@ -100,16 +115,47 @@ def gold_attempts(stage: StageConfig) -> list[Attempt]:
     return attempts
 
 
+def model_fingerprint(model: str) -> str:
+    """Return the identity of a model folder's content, or the Hub id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".jinja", ".safetensors"):
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(HASHED_BYTES))
+    return digest.hexdigest()
+
+
+def code_fingerprint(reward: RewardConfig) -> str:
+    """Return the hash of the file that a reward of the user's own lies in; "" for a built-in one.
+
+    The file is found without importing it; what it imports in turn is not looked at.
+    """
+    if not isinstance(reward, FunctionRewardConfig):
+        return ""
+    try:
+        found = importlib.util.find_spec(reward.import_path.split(":")[0])
+    except (ImportError, ValueError):
+        return ""  # the reward's own trial says so
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        return ""
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
+
+
 def memory_needed(stage: StageConfig, num_parameters: int, precision: Precision) -> float:
     """Return bytes that a stage's weights, gradients and optimizer need, activations and caches left out."""
-    width = 4 if precision == "float32" else 2
-    copies = 1.0 if stage.generates else 0.0
+    each = 4.0  # the policy, in float32 whatever the precision
     if isinstance(stage, TrainingStageConfig):
         trained = 0.02 if stage.params.type == "lora" else 1.0
-        copies += 1 + trained * (1 + 2 * 4 / width)  # weights; gradients and AdamW's two float32 moments
-    if isinstance(stage, GRPOStage) and stage.kl.coef > 0:
-        copies += 1
-    return copies * width * num_parameters
+        each += 12 * trained  # gradients and AdamW's two moments
+    if isinstance(stage, GRPOStage) and stage.kl.coef > 0 and stage.params.type == "full":
+        each += 4  # the reference
+    if stage.generates:
+        each += 4 if precision == "float32" else 2  # the engine's
+    return each * num_parameters
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -125,6 +171,13 @@ def count_parameters(folder: Path) -> int | None:
                     size *= dimension
                 count += size
     return count or None
+
+
+def _check_context(facts: RunFacts) -> Iterator[Problem]:
+    config = Path(facts.model) / "config.json"
+    limit = json.loads(config.read_text()).get("max_position_embeddings") if config.is_file() else None
+    if limit is not None and facts.engine.max_model_tokens > limit:
+        yield f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}"
 
 
 def _check_lengths(

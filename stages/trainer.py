@@ -11,7 +11,7 @@ import transformers
 
 from stages import checkpoints
 from stages.base import StageContext, StageError
-from stages.training import SupervisedConfig
+from stages.training import SCHEDULES, SupervisedConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[s
         "per_device_train_batch_size": config.micro_batch_size,
         "gradient_accumulation_steps": config.batch_size // config.micro_batch_size,
         "learning_rate": config.learning_rate,
-        "lr_scheduler_type": {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+        "lr_scheduler_type": SCHEDULES[config.schedule],
         "warmup_steps": config.warmup_steps,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
@@ -69,7 +69,8 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Write one line of metrics; called after the optimizer step and before any save."""
         values = {_metric_name(key): float(value) for key, value in (logs or {}).items() if _is_number(value)}
-        for name in ("train/loss", "train/grad_norm"):
+        # with a loss scaler a gradient that overflows is skipped by design, and the scale lowered
+        for name in ("train/loss",) if args.fp16 else ("train/loss", "train/grad_norm"):
             if not math.isfinite(values.get(name, 0.0)):
                 raise StageError(
                     f"{name} is {values[name]} at step {state.global_step}; the last checkpoint is whole. "
@@ -97,8 +98,8 @@ _NAMES = {
     "mean_token_accuracy": "train/token_accuracy",
     "rewards/chosen": "preference/reward_chosen",
     "rewards/rejected": "preference/reward_rejected",
-    "rewards/margins": "preference/margin",
-    "rewards/accuracies": "preference/accuracy",
+    "rewards/margins": "preference/margin_beyond_offset",
+    "rewards/accuracies": "preference/accuracy_beyond_offset",
     "logps/chosen": "preference/logprob_chosen_nats",
     "logps/rejected": "preference/logprob_rejected_nats",
 }

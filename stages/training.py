@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from stages.base import Config, StageConfig
 
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+"""Our names of learning rate schedules -> transformers'."""
+
 
 class FullParams(Config):
     """Every parameter trains."""
@@ -26,6 +29,10 @@ class LoraParams(Config):
     """Module names, or `all-linear`."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Any further field of PEFT's LoraConfig."""
+
+
+NOT_SERVED = ("use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices")
+"""Fields of LoraConfig whose effect is not in the adapter's two matrices, so that engines would not get it."""
 
 
 class CheckpointConfig(Config):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 
+from rewards.config import columns_needed
 from rollout.collector import summarize
 from rollout.config import SamplingConfig
 from rollout.records import read_groups, write_groups
@@ -14,13 +15,13 @@ from stages.base import Estimate, StageContext, StageResult
 from stages.data.prompts import load_prompts
 from stages.evaluate.bootstrap import estimate, paired_gain
 from stages.evaluate.config import EvaluateStage, TaskConfig
-from stages.generation import Rollouts, derive_seed, open_rollouts, probes, reward_columns
+from stages.generation import Rollouts, derive_seed, open_rollouts, probes
 from stages.models import Policy, load_policy, policy_folder
 
 logger = logging.getLogger(__name__)
 
 Marks = Mapping[str, float]
-"""Mean value of a problem's scored answers, by prompt id; a problem with none scored is absent."""
+"""Mean value of a problem's answers, by prompt id. What could not be scored is not shown to be right: it counts 0."""
 
 
 def run(config: EvaluateStage, context: StageContext) -> StageResult:
@@ -30,6 +31,7 @@ def run(config: EvaluateStage, context: StageContext) -> StageResult:
         examine(config, context, list(names))
     marks = {name: _read_marks(config, context, name) for name in config.of}
     return StageResult(
+        metrics={f"{name}/unscorable_answers": float(_unscorable(config, context, name)) for name in config.of},
         exams={name: {q: estimate(list(m.values())) for q, m in found.items()} for name, found in marks.items()},
         gains={f"{before}->{after}": gains(marks[before], marks[after]) for before, after in pairwise(config.of)},
     )
@@ -50,14 +52,8 @@ def answer_file(context: StageContext, name: str, quantity: str) -> Path:
 
 
 def gains(before: Mapping[str, Marks], after: Mapping[str, Marks]) -> dict[str, Estimate]:
-    """Return the paired gain in each quantity, over the problems that both have marks on."""
-    found = {}
-    for quantity in before:
-        shared = [prompt for prompt in before[quantity] if prompt in after[quantity]]
-        found[quantity] = paired_gain(
-            [before[quantity][prompt] for prompt in shared], [after[quantity][prompt] for prompt in shared]
-        )
-    return found
+    """Return the paired gain in each quantity, problem by problem."""
+    return {q: paired_gain(list(marks.values()), [after[q][prompt] for prompt in marks]) for q, marks in before.items()}
 
 
 def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, float, int]]]:
@@ -71,7 +67,7 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
 def _sit(
     config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
 ) -> None:
-    needs = [*config.needs_columns, *reward_columns([config.reward])]
+    needs = [*config.needs_columns, *columns_needed([config.reward])]
     prompts = {
         quantity: load_prompts(task.data, needs, policy.tokenizer) for quantity, (task, _, _) in _sittings(config)
     }
@@ -93,6 +89,11 @@ def _read_marks(config: EvaluateStage, context: StageContext, name: str) -> dict
     return {q: _marks(read_groups(answer_file(context, name, q))) for q, _ in _sittings(config)}
 
 
+def _unscorable(config: EvaluateStage, context: StageContext, name: str) -> int:
+    files = [answer_file(context, name, quantity) for quantity, _ in _sittings(config)]
+    return sum(r.score.value is None for file in files for group in read_groups(file) for r in group.rollouts)
+
+
 def _shape(folder: Path) -> str:
     """Return what of a model's config decides whether engines started for one model can hold another's weights."""
     config = json.loads((folder / "config.json").read_text())
@@ -101,9 +102,6 @@ def _shape(folder: Path) -> str:
 
 
 def _marks(groups: Sequence[RolloutGroup]) -> Marks:
-    found = {}
-    for group in groups:
-        values = [r.score.value for r in group.rollouts if r.score.value is not None]
-        if values:
-            found[group.prompt.id] = sum(values) / len(values)
-    return found
+    return {
+        group.prompt.id: sum(r.score.value or 0.0 for r in group.rollouts) / len(group.rollouts) for group in groups
+    }

@@ -1,14 +1,14 @@
 """What a recipe may say about group-relative policy optimisation."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rewards.config import RewardConfig, ScoringConfig
 from rollout.config import SamplingConfig, WeightSyncConfig
 from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
-from stages.training import TrainingStageConfig
+from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
 
 
 class GroupNormalized(Config):
@@ -65,6 +65,21 @@ class GRPOStage(TrainingStageConfig):
 
     generates: ClassVar[bool] = True
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    @model_validator(mode="after")
+    def _samples(self) -> Self:
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature 0 makes all answers of a group equal; GRPO learns from differences")
+        return self
+
+    @model_validator(mode="after")
+    def _engines_can_serve_the_adapter(self) -> Self:
+        wrong = [name for name in NOT_SERVED if isinstance(self.params, LoraParams) and self.params.extra.get(name)]
+        if wrong:
+            raise ValueError(
+                f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of a grpo stage"
+            )
+        return self
 
     def datasets(self) -> dict[str, DataSetConfig]:
         """The prompts."""

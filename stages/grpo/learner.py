@@ -3,6 +3,7 @@
 Shapes: B sequences, T tokens; see `stages.grpo.batch`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from stages.base import RunFacts, StageError
 from stages.grpo.batch import TrainingBatch
 from stages.grpo.config import GRPOStage
 from stages.grpo.losses import clipped_ratio, k3
-from stages.logprobs import token_logprobs
+from stages.logprobs import sequence_logprobs, token_logprobs
 from stages.models import Policy, load_reference, lora_config
+from stages.training import SCHEDULES
 
+STEP_ZERO_TOLERANCE = 1e-4
+"""How far policy and reference, both in float32, may differ on a probe token before the first step, in nats."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -31,18 +35,46 @@ class Learner:
         self._accelerator = Accelerator(mixed_precision=MIXED[facts.precision], cpu=not torch.cuda.is_available())
         adapter = lora_config(config.params)
         model = policy.model if adapter is None else peft.get_peft_model(policy.model, adapter)
-        self._reference = load_reference(policy) if config.kl.coef > 0 and adapter is None else None
+        self._reference = (
+            load_reference(policy, trust_remote_code=facts.trust_remote_code)
+            if config.kl.coef > 0 and adapter is None
+            else None
+        )
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         schedule = transformers.get_scheduler(
-            {"constant": "constant_with_warmup"}.get(config.schedule, config.schedule),
+            SCHEDULES[config.schedule],
             optimizer,
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.num_steps,
         )
         self._model, self._optimizer, self._schedule = self._accelerator.prepare(model, optimizer, schedule)
+        if torch.cuda.is_available():
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.policy = replace(policy, model=self._accelerator.unwrap_model(self._model))
         _without_dropout(self.policy.model)
+
+    def require_reference(self, probe: Sequence[Sequence[int]]) -> None:
+        """Check that the policy, before its first step, is the reference it is held to.
+
+        Raises StageError where an adapter's initialisation changed the weights below it, say.
+        """
+        if self._config.kl.coef == 0:
+            return
+        policy = sequence_logprobs(self.policy.model, probe)
+        if self._reference is not None:
+            reference = sequence_logprobs(self._reference, probe)
+        else:
+            with self.policy.model.disable_adapter():
+                reference = sequence_logprobs(self.policy.model, probe)
+        pairs = (pair for rows in zip(policy, reference, strict=True) for pair in zip(*rows, strict=True))
+        drift = max(abs(own - held_to) for own, held_to in pairs)
+        if not drift <= STEP_ZERO_TOLERANCE:
+            raise StageError(
+                f"before the first step the policy differs from its reference by {drift:.3g} nats on a probe token "
+                f"(limit {STEP_ZERO_TOLERANCE:g}), so the KL would be measured to another model than the one that "
+                "training starts from; an adapter must start as no change (PEFT's init_lora_weights: true)"
+            )
 
     def update(self, batch: TrainingBatch) -> dict[str, float]:
         """Take one optimizer step on the batch; return its metrics. Raises StageError on a loss that is not finite."""
@@ -131,3 +163,5 @@ def _without_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):  # transformers' attention holds a number
+            module.attention_dropout = 0.0

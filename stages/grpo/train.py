@@ -13,6 +13,7 @@ import logging
 import time
 from pathlib import Path
 
+from rewards.config import columns_needed
 from rollout.collector import Collector, summarize
 from rollout.prompts import PromptSource
 from rollout.records import write_groups
@@ -20,7 +21,7 @@ from rollout.types import RolloutGroup
 from stages import checkpoints
 from stages.base import StageContext, StageError, StageResult
 from stages.data.prompts import load_prompts
-from stages.generation import derive_seed, open_rollouts, probes, reward_columns
+from stages.generation import derive_seed, open_rollouts, probes
 from stages.grpo.batch import TrainingBatch, make_batch
 from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
@@ -32,25 +33,25 @@ logger = logging.getLogger(__name__)
 def run(config: GRPOStage, context: StageContext) -> StageResult:
     """Improve the policy on its own scored answers."""
     policy = load_policy(context)
-    questions = load_prompts(config.prompts, [*config.needs_columns, *reward_columns(config.rewards)], policy.tokenizer)
+    questions = load_prompts(config.prompts, [*config.needs_columns, *columns_needed(config.rewards)], policy.tokenizer)
     prompts = PromptSource(questions, context.seed)
     learner = Learner(policy, config, context.facts)
-    step = resume(context, learner, prompts)
     probe = probes(questions, config.sync.num_probes)
+    learner.require_reference(probe)
+    step = resume(context, learner, prompts)
     if step < config.num_steps:
         with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
             collector = rollouts.collector(config.sampling)
             rollouts.publish(learner.policy, step, probe)
             while step < config.num_steps:
                 clock = Clock()
-                groups, batch = collect_with_signal(config, context, prompts, collector)
+                groups, batch = collect_with_signal(config, context, prompts, collector, step + 1)
                 clock.lap("generate_and_score")
                 learned = learner.update(batch)
                 step += 1
                 clock.lap("learn")
                 synced = rollouts.publish(learner.policy, step, probe)
                 clock.lap("sync")
-                write_groups(rollout_file(context, step), groups)
                 context.metrics.write(step, {**learned, **summarize(groups), **synced.metrics(), **clock.laps})
                 if is_due(config, step):
                     save(config, context, step, learner, prompts)
@@ -65,12 +66,17 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
 
 
 def collect_with_signal(
-    config: GRPOStage, context: StageContext, prompts: PromptSource, collector: Collector
+    config: GRPOStage, context: StageContext, prompts: PromptSource, collector: Collector, step: int
 ) -> tuple[list[RolloutGroup], TrainingBatch]:
-    """Return the next groups and their batch; a batch in which no group has signal is replaced by the next prompts."""
+    """Return all groups collected for version ``step``, and the batch that they make; both are kept on disk at once.
+
+    When no group has signal the next prompts are taken too, up to the config's limit.
+    """
+    groups: list[RolloutGroup] = []
     for _ in range(config.max_empty_batches + 1):
         seed = derive_seed(context.seed, "rollouts", prompts.num_taken)
-        groups = collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed)
+        groups += collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed)
+        write_groups(rollout_file(context, step), groups)
         batch = make_batch(groups, config)
         if batch is not None:
             return groups, batch

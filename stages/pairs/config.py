@@ -1,8 +1,8 @@
 """What a recipe may say about making preference pairs."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rewards.config import RewardConfig, ScoringConfig
 from rollout.config import SamplingConfig, WeightSyncConfig
@@ -39,6 +39,12 @@ class PairsStage(StageConfig):
     produces: ClassVar[str] = "pairs"
     generates: ClassVar[bool] = True
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    @model_validator(mode="after")
+    def _samples(self) -> Self:
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature 0 makes all answers of a group equal; pairs are made of differences")
+        return self
 
     def inputs(self) -> dict[str, str]:
         """The policy, where another stage made it."""

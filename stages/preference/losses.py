@@ -3,7 +3,8 @@
 DPO's loss is -log sigmoid(beta * (policy margin - reference margin)). ODPO subtracts an offset inside the sigmoid:
 -log sigmoid(beta * (policy margin - reference margin) - offset). Since only the difference counts, that *is* DPO with
 the reference's log-probability of the chosen answer raised by offset / beta. So ODPO needs no loss of its own:
-TRL's precomputed reference is shifted once, and an offset of zero leaves DPO to the last bit.
+TRL's precomputed reference is shifted once, and an offset of zero leaves DPO to the last bit. In TRL's metrics the
+chosen answer's reward, the margin and the accuracy are then those beyond the offset, and named so.
 """
 
 import math

@@ -90,30 +90,35 @@ def with_offsets(dataset: Dataset, beta: float) -> Dataset:
 
 
 def check_policy_is_reference(trainer: Any, policy: Policy, context: StageContext, *, num: int = 8) -> float:
-    """Return DPO's loss before the first step on a few pairs, by our own forward; it must be ln 2.
+    """Return DPO's loss before the first step on a few pairs, by our own forward; it is ln 2 for the reference itself.
 
-    Raises StageError where the policy about to train is not the reference: an adapter loaded wrongly, say.
+    Raises StageError where an answer's mean log-probability by token is not the reference's: an adapter loaded
+    wrongly, say. Under LD-DPO the reference's sums are weighted ones and nothing is compared.
     """
+    if trainer.ld_alpha is not None:
+        return math.log(2)
     rows = list(trainer.train_dataset.select(range(min(num, len(trainer.train_dataset)))))
-    beta, cut = trainer.beta, trainer.args.max_length
-    losses = []
+    losses, drifts = [], []
     for row in rows:
-        margin = _answer_logprob(policy, row, "chosen", cut) - _answer_logprob(policy, row, "rejected", cut)
-        reference = row["ref_chosen_logps"] - row["ref_rejected_logps"]
-        losses.append(math.log1p(math.exp(-beta * (margin - reference))))
-    loss, worst = sum(losses) / len(losses), max(abs(loss - math.log(2)) for loss in losses)
+        gaps = {}
+        for side in ("chosen", "rejected"):
+            logprobs = _answer_logprobs(policy, row, side, trainer.args.max_length)
+            gaps[side] = sum(logprobs) - row[f"ref_{side}_logps"]
+            drifts.append(abs(gaps[side]) / len(logprobs))
+        losses.append(math.log1p(math.exp(-trainer.beta * (gaps["chosen"] - gaps["rejected"]))))
     limit = PROBE_TOLERANCE[context.facts.precision]
-    if worst > limit:
+    if not max(drifts) <= limit:
         raise StageError(
-            f"before the first step the loss of a pair is off ln 2 by {worst:.3g} (limit {limit:g}): the policy that "
-            f"would train is not the reference it is held to, although both were loaded from {policy.folder}"
+            f"before the first step the policy gives an answer {max(drifts):.3g} nats a token more or less than the "
+            f"reference it is held to (limit {limit:g}), although both were loaded from {policy.folder}"
         )
-    return loss
+    return sum(losses) / len(losses)
 
 
-def _answer_logprob(policy: Policy, row: Row, side: str, max_tokens: int) -> float:
-    logprobs = sequence_logprobs(policy.model, [(row["prompt_ids"] + row[f"{side}_ids"])[:max_tokens]])[0]
-    return sum(logprobs[len(row["prompt_ids"]) - 1 :], 0.0)
+def _answer_logprobs(policy: Policy, row: Row, side: str, max_tokens: int) -> list[float]:
+    tokens: list[int] = (row["prompt_ids"] + row[f"{side}_ids"])[:max_tokens]
+    logprobs: list[float] = sequence_logprobs(policy.model, [tokens])[0]
+    return logprobs[len(row["prompt_ids"]) - 1 :]
 
 
 def _tokens(pairs: Dataset) -> list[list[int]]:

@@ -111,6 +111,34 @@ def test_a_missing_data_file_and_a_missing_column(tmp_path: Path, recipe: dict[s
     )
 
 
+def test_a_misspelled_model_folder(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["model"] = "artifacts/no/such/base"
+    assert_refused(check(tmp_path, recipe), tmp_path, "is no folder seen from")
+
+
+def test_a_context_longer_than_the_model_s_own(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["engine"]["max_model_tokens"] = 4096
+    assert_refused(check(tmp_path, recipe), tmp_path, "is more than the model's own context of 256")
+
+
+def test_two_rewards_of_one_name(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["rewards"] = [{"type": "math"}, {"type": "math", "weight": 0.5}]
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "math")
+
+
+def test_a_template_with_marks_of_transformers_is_read(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    folder = tmp_path / "marked"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    turn = "<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>"
+    ask = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}" + turn + "{% endfor %}" + ask)
+    recipe["model"] = str(folder)
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_circle(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["sft"]["init_from"] = "grpo"
     assert_refused(check(tmp_path, recipe), tmp_path, "in a circle")

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,39 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text(RECIPE + "seed: 1\nseed: 2\n")
     assert "key 'seed' is given twice" in error_of(path)
+
+
+def test_blocks_can_be_merged(recipe: Path) -> None:
+    path = recipe.parent / "merged.yaml"
+    path.write_text(
+        RECIPE.replace("sft: {", "base_of_sft: &b {kind: sft, data: a.jsonl, num_steps: 3}\n  sft: {<<: *b, ")
+    )
+    assert load_config(path).stages["base_of_sft"].num_steps == 3
+
+
+def test_what_is_resolved_reads_back_the_same_small_numbers_included(recipe: Path) -> None:
+    reward = "{import_path: 'm:f', kwargs: {eps: 0.00001}}"
+    config = load_config(recipe, [f"stages.grpo.rewards=[{reward}]", "stages.grpo.learning_rate=1e-6"])
+    path = recipe.parent / "resolved.json"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    assert load_config(path) == config
+
+
+def test_an_override_that_is_no_yaml_is_said(recipe: Path) -> None:
+    assert "--set name: '[a' is not YAML" in error_of(recipe, "name=[a")
+
+
+def test_the_engine_is_vllm_unless_another_is_named(recipe: Path) -> None:
+    assert load_config(recipe, ["engine.max_model_tokens=64"]).engine.type == "vllm"
+
+
+def test_a_temperature_of_zero_gives_no_groups_to_learn_from(recipe: Path) -> None:
+    assert "temperature 0 makes all answers of a group equal" in error_of(recipe, "stages.grpo.sampling.temperature=0")
+
+
+def test_an_adapter_that_engines_would_not_get_whole_is_refused(recipe: Path) -> None:
+    message = error_of(recipe, "stages.grpo.params={type: lora, extra: {use_dora: true}}")
+    assert "params.extra.use_dora changes more than engines are sent" in message
 
 
 def test_a_missing_key_is_named(recipe: Path) -> None:

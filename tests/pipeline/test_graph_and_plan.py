@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_a_change_re_runs_the_stage_and_those_that_read_it_and_no_other(data: Pa
     old = fingerprints(before, order(before.stages))
     state = RunState(name="r", stages={k: StageState(status="done", fingerprint=v, attempts=1) for k, v in old.items()})
     after = run_config({**stages, "a": sft(data, learning_rate=0.5)})
-    steps = plan(order(after.stages), fingerprints(after, order(after.stages)), state)
+    steps = plan(order(after.stages), fingerprints(after, order(after.stages)), state, whole={"a", "b", "other"})
     assert [(s.name, s.action) for s in steps] == [("a", "run"), ("b", "run"), ("other", "skip")]
 
 
@@ -67,8 +68,30 @@ def test_changed_data_re_runs_what_reads_it(data: Path) -> None:
 
 def test_settings_of_the_machine_re_run_nothing(data: Path) -> None:
     stages = {"a": sft(data)}
-    here, there = run_config(stages), run_config(stages, ray_address="auto", stall_timeout_s=5)
+    here = run_config(stages)
+    elsewhere = {"ray_address": "auto", "stall_timeout_s": 5, "engine": {"type": "vllm", "request_timeout_s": 9}}
+    there = run_config({"a": sft(data, checkpoint={"every_steps": 7}, micro_batch_size=4)}, **elsewhere)
     assert fingerprints(here, ["a"]) == fingerprints(there, ["a"])
+
+
+def test_a_base_model_or_a_reward_that_was_edited_re_runs_what_uses_it(data: Path, tmp_path: Path) -> None:
+    model, reward = tmp_path / "model", tmp_path / "edited_reward.py"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    reward.write_text("x = 1")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        rewards = [{"import_path": "edited_reward:f"}]
+        stages = {"a": sft(data), "p": {"kind": "pairs", "prompts": str(data), "rewards": rewards}}
+        config = run_config(stages, model=str(model))
+        first = fingerprints(config, ["a", "p"])
+        reward.write_text("x = 2")
+        second = fingerprints(config, ["a", "p"])
+        (model / "config.json").write_text('{"a": 1}')
+        third = fingerprints(config, ["a", "p"])
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert first["a"] == second["a"] != third["a"] and len({first["p"], second["p"], third["p"]}) == 3
 
 
 def test_a_stage_that_was_stopped_or_failed_continues() -> None:
@@ -79,7 +102,7 @@ def test_a_stage_that_was_stopped_or_failed_continues() -> None:
             "b": StageState(status="failed", fingerprint="y", attempts=2, cause="StageError: loss is nan"),
         },
     )
-    steps = plan(["a", "b"], {"a": "x", "b": "y"}, state)
+    steps = plan(["a", "b"], {"a": "x", "b": "y"}, state, whole=set())
     assert [(s.action, s.why) for s in steps] == [
         ("continue", "was stopped in the middle"),
         ("continue", "failed: StageError: loss is nan"),

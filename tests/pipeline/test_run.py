@@ -26,6 +26,8 @@ class FakeLauncher:
         on_poll()
         if job.name in self.failing:
             return Outcome(cause="StageError: it would not")
+        (job.folder / "output").mkdir(exist_ok=True)
+        (job.folder / "output" / "manifest.json").write_text("{}")
         return Outcome(result=StageResult(metrics={"train/steps": 1.0}))
 
 
@@ -93,6 +95,28 @@ def test_a_changed_stage_starts_from_nothing(config: RunConfig, tmp_path: Path) 
     run(config.model_copy(update={"stages": {**config.stages, "c": changed}}), folder, lambda: launcher, Events())
     assert [(job.name, job.attempt.name) for job in launcher.jobs] == [("c", "attempt_001")]
     assert not leftover.exists()
+    assert (tmp_path / "r" / "c.old-1" / "checkpoints" / "step_000001").is_dir()
+
+
+def test_a_stage_whose_result_was_deleted_runs_again(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    run(config, folder, FakeLauncher, Events())
+    (folder.stage("c") / "result.json").unlink()
+    launcher = FakeLauncher()
+    run(config, folder, lambda: launcher, Events())
+    assert [job.name for job in launcher.jobs] == ["c"]
+
+
+def test_a_launcher_that_fails_is_no_trace_but_a_failed_stage(config: RunConfig, tmp_path: Path) -> None:
+    class Broken(FakeLauncher):
+        def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+            raise RuntimeError("no place on the cluster")
+
+    folder = RunFolder(tmp_path / "r")
+    with pytest.raises(StageFailed, match="stage 'a' failed: it could not be launched: no place on the cluster"):
+        run(config, folder, Broken, Events())
+    state = folder.load()
+    assert state is not None and state.stage("a").status == "failed"
 
 
 def test_one_stage_is_run_with_what_it_needs_and_no_more(config: RunConfig, tmp_path: Path) -> None:

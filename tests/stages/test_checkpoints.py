@@ -32,6 +32,15 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
 
 
+def test_a_marker_that_was_cut_short_is_no_marker(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    (checkpoints.step_folder(tmp_path, 10) / checkpoints.MARKER).write_text('{"mod')
+    (tmp_path / "checkpoint-11").mkdir()
+    (tmp_path / "checkpoint-11" / checkpoints.MARKER).write_text("")
+    assert checkpoints.latest(tmp_path) == 5
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step, keep=2)

@@ -143,7 +143,7 @@ def test_dpo_starts_at_ln_2_and_prefers_the_chosen(tmp_path: Path, model: Path) 
     first, last = metrics(context)[0], [row for row in metrics(context) if "train/loss" in row][-1]
     assert first["train/loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert result.metrics["preference/loss_at_start"] == pytest.approx(math.log(2), abs=1e-4)
-    assert last["train/loss"] < 0.6 and last["preference/accuracy"] == 1.0
+    assert last["train/loss"] < 0.6 and last["preference/accuracy_beyond_offset"] == 1.0
 
 
 def test_dpo_after_sft_with_an_adapter_starts_at_ln_2_too(tmp_path: Path, model: Path) -> None:
