@@ -1,13 +1,13 @@
 """The gold check, in real worker processes."""
 
 import pytest
-from attempts import attempt
 
 from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig
 from rewards.gold import GoldCheck, check_gold
 from rewards.types import RewardError
+from tests.rewards.attempts import attempt
 
-OBEY = FunctionRewardConfig(import_path="obedient:obey")
+OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
 
 def gold(*answers):
@@ -39,7 +39,7 @@ def test_gold_value_sets_the_mark_and_null_skips():
 
 
 def test_a_reward_that_does_not_apply_to_gold_is_no_problem():
-    assert check_gold([FunctionRewardConfig(import_path="obedient:cannot_apply")], [attempt("x")]) == []
+    assert check_gold([FunctionRewardConfig(import_path="tests.rewards.obedient:cannot_apply")], [attempt("x")]) == []
 
 
 @pytest.mark.parametrize(

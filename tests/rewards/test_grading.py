@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from attempts import attempt, group
 from pydantic import TypeAdapter, ValidationError
 
 from rewards import grading, registry
 from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, RewardConfig
 from rewards.types import Attempt, RewardError
+from tests.rewards.attempts import attempt, group
 
 
 def function(of, **fields):

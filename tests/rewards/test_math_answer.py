@@ -4,11 +4,11 @@ import math
 import threading
 
 import pytest
-from attempts import group
 
 from rewards import grading
 from rewards.config import MathRewardConfig
 from rewards.math_answer import equals, last_box, load
+from tests.rewards.attempts import group
 
 
 def box(text):

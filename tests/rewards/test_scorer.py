@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from attempts import group
 
 from rewards.config import FunctionRewardConfig, MathRewardConfig, ScoringConfig
 from rewards.scorer import Scorer
 from rewards.types import RewardError
+from tests.rewards.attempts import group
 
 ROOT = Path(__file__).parents[2]
-OBEY = FunctionRewardConfig(import_path="obedient:obey")
+OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
 
 def scorer(*rewards, **scoring):
@@ -127,8 +127,8 @@ def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
 def test_the_total_is_the_weighted_sum_of_what_applies():
     rewards = [
         OBEY.model_copy(update={"weight": 0.5}),
-        FunctionRewardConfig(import_path="obedient:cannot_apply", weight=2.0),
-        FunctionRewardConfig(import_path="obedient:strict", weight=-1.0, name="exact"),
+        FunctionRewardConfig(import_path="tests.rewards.obedient:cannot_apply", weight=2.0),
+        FunctionRewardConfig(import_path="tests.rewards.obedient:strict", weight=-1.0, name="exact"),
     ]
     with scorer(*rewards) as runtime:
         first, second = score(runtime, "3", "1.5", answer="3")
@@ -139,13 +139,15 @@ def test_the_total_is_the_weighted_sum_of_what_applies():
 
 
 def test_an_attempt_to_which_no_reward_applies_has_no_value_and_is_no_failure():
-    with scorer(FunctionRewardConfig(import_path="obedient:cannot_apply"), max_unscorable_fraction=0) as runtime:
+    with scorer(
+        FunctionRewardConfig(import_path="tests.rewards.obedient:cannot_apply"), max_unscorable_fraction=0
+    ) as runtime:
         assert [s.cause for s in score(runtime, "x", "1")] == ["not_applicable", "ok"]
         runtime.check_budget()
 
 
 def test_coroutine_rewards_are_awaited():
-    with scorer(FunctionRewardConfig(import_path="obedient:obey_later")) as runtime:
+    with scorer(FunctionRewardConfig(import_path="tests.rewards.obedient:obey_later")) as runtime:
         assert [s.value for s in score(runtime, "0.5", "2")] == [0.5, 2.0]
         assert "no such mark" in score(runtime, "raise", "2")[0].detail
 
