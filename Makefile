@@ -50,10 +50,10 @@ types: setup ## mypy, strict
 	$(BIN)/mypy
 
 test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto -m "not real" && $(BIN)/pytest -m real
 
 test-fast: setup ## the tests without Ray and vLLM; under a minute
-	$(BIN)/pytest -m "not real"
+	$(BIN)/pytest -n auto -m "not real"
 
 clean: ## remove the environment and what the demo made; runs stay
 	rm -rf .venv artifacts
