@@ -18,7 +18,8 @@ from rollout.weight_sync import SyncReport, WeightSync
 from rollout.workers import start_pool
 from stages.base import StageContext
 from stages.logprobs import sequence_logprobs
-from stages.models import DTYPES, Policy, weights
+from stages.models import DTYPES, Policy
+from stages.params import weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

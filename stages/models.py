@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,14 @@ import peft
 import torch
 import transformers
 from accelerate.utils import extract_model_from_parallel
-from peft.tuners.lora import LoraLayer
 
 from rollout.engine import Precision
-from rollout.weight_sync import policy_weights
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
 from stages.data.config import DataSetConfig
 from stages.data.rows import fingerprint
 from stages.logprobs import sequence_logprobs
-from stages.training import FullParams, LoraParams
 
 logger = logging.getLogger(__name__)
 
@@ -108,20 +105,6 @@ def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
     return tokenizer
 
 
-def lora_config(params: FullParams | LoraParams) -> Any:
-    """Return PEFT's config of the adapter that is to train; None where every parameter is."""
-    if isinstance(params, FullParams):
-        return None
-    return peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=params.r,
-        lora_alpha=params.alpha,
-        lora_dropout=params.dropout,
-        target_modules=params.target_modules,
-        **params.extra,
-    )
-
-
 def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
     """Load a frozen copy of the weights that the policy was loaded with."""
     reference = transformers.AutoModelForCausalLM.from_pretrained(
@@ -131,23 +114,6 @@ def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
         trust_remote_code=trust_remote_code,
     )
     return reference.to(device()).eval().requires_grad_(False)
-
-
-def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights that act: for a model with an adapter, each base weight plus what the adapter adds to it."""
-    if not isinstance(model, peft.PeftModel):
-        yield from policy_weights(model)
-        return
-    base = model.get_base_model()
-    adapted = {f"{name}.": module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
-    for name, tensor in policy_weights(base):
-        inside = next((prefix for prefix in adapted if name.startswith(prefix)), None)
-        if inside is None:
-            yield name, tensor
-        elif name == f"{inside}base_layer.weight":
-            yield f"{inside}weight", tensor + adapted[inside].get_delta_weight("default").detach()
-        elif name.startswith(f"{inside}base_layer."):
-            yield name.replace("base_layer.", "", 1), tensor
 
 
 def save_policy(

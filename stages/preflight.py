@@ -48,7 +48,8 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     if chat is None and not HUB_ID.fullmatch(facts.model):
         yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
         return
-    yield from _check_context(facts)
+    if any(stage.generates for stage in stages.values()):
+        yield from _check_context(facts)
     if chat is None:
         yield f"note: {facts.model} is not a folder, so its tokenizer and template are checked when the run loads it"
     loaded: dict[tuple[str, str], list[Row]] = {}

@@ -19,7 +19,8 @@ from stages.grpo.batch import TrainingBatch
 from stages.grpo.config import GRPOStage
 from stages.grpo.losses import clipped_ratio, k3
 from stages.logprobs import sequence_logprobs, token_logprobs
-from stages.models import Policy, load_reference, lora_config
+from stages.models import Policy, load_reference
+from stages.params import lora_config
 from stages.training import SCHEDULES
 
 STEP_ZERO_TOLERANCE = 1e-4

@@ -12,7 +12,8 @@ from stages.base import StageContext, StageError, StageResult
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows
 from stages.logprobs import sequence_logprobs
-from stages.models import PROBE_TOLERANCE, Policy, load_policy, lora_config, save_policy
+from stages.models import PROBE_TOLERANCE, Policy, load_policy, save_policy
+from stages.params import lora_config
 from stages.preference.config import DPOLoss, ODPOLoss, PreferenceStage, StageData
 from stages.preference.losses import offsets
 from stages.trainer import train, trainer_arguments

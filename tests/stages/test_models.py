@@ -8,7 +8,8 @@ import torch
 
 from stages.base import StageError
 from stages.logprobs import sequence_logprobs
-from stages.models import load_policy, lora_config, save_policy, weights
+from stages.models import load_policy, save_policy
+from stages.params import lora_config, weights
 from stages.training import LoraParams
 from tests.models import tiny_model, write_tiny_model
 from tests.stages.contexts import make_context
