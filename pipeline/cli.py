@@ -19,7 +19,8 @@ from pipeline.check import Findings, check
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.graph import needed
 from pipeline.plan import Step
-from pipeline.state import RunFolder, RunState, write_json, write_text
+from pipeline.state import RunFolder, RunFolderError, RunState, write_json, write_text
+from stages.chat_format import ModelFolderError
 from stages.data.rows import DataError
 
 app = typer.Typer(
@@ -71,8 +72,7 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
     """Go on where a run stopped: finished stages are skipped, a half stage continues from its last checkpoint."""
     with _readable_errors():
         folder = RunFolder(run)
-        if not folder.resolved.is_file():
-            raise ConfigError(f"{run} holds no run to resume: {folder.resolved.name} is missing. Runs lie in runs/")
+        _require_run(folder)
         _drive(load_config(folder.resolved, set_), folder, None, None)
 
 
@@ -81,10 +81,10 @@ def status_command(run: RunPath) -> None:
     """Say what is done, what runs, and why what failed did."""
     with _readable_errors():
         folder = RunFolder(run)
-        state = folder.load()
+        _require_run(folder)
+        config, state = load_config(folder.resolved), folder.load()
         if state is None:
-            raise ConfigError(f"{run} holds no run; runs lie in runs/")
-        config = load_config(folder.resolved)
+            raise ConfigError(f"the run in {run} has not begun")
         console.print(summary.table(config, folder, state))
         for name in config.stages:
             _say_where_it_stands(name, state, folder)
@@ -111,6 +111,12 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     if gains is not None:
         console.print(gains)
     console.print(f"the same for programs: {folder.summary}", highlight=False)
+
+
+def _require_run(folder: RunFolder) -> None:
+    if not folder.resolved.is_file():
+        way_out = f"run its recipe with: strop run RECIPE --resume --runs {folder.root.parent}"
+        raise ConfigError(f"{folder.root} holds no run that is whole ({folder.resolved.name} is missing); {way_out}")
 
 
 def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
@@ -152,7 +158,7 @@ def _readable_errors() -> Iterator[None]:
     """Turn what the user can mend into a message and exit code 2; everything else is a bug and shows its trace."""
     try:
         yield
-    except (ConfigError, DataError, BlockingIOError) as error:
+    except (ConfigError, DataError, ModelFolderError, RunFolderError, BlockingIOError) as error:
         errors.print(str(error), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from error
     except OSError as error:

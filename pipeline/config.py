@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +21,7 @@ class ConfigError(ValueError):
 class RunConfig(RunFacts):
     """One run: facts that hold throughout, and its stages by name."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
     """The run's folder is `runs/<name>`."""
     stages: dict[str, AnyStage] = Field(min_length=1)
     """In the order in which they are to run, as far as the graph leaves a choice."""
@@ -33,10 +34,10 @@ class RunConfig(RunFacts):
     @classmethod
     def _names_are_folder_names(cls, stages: dict[str, AnyStage]) -> dict[str, AnyStage]:
         for name in stages:
-            if not name.replace("_", "").replace("-", "").isalnum() or name == "base":
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name) or name == "base":
                 raise ValueError(
-                    f"stage name {name!r} will not do: letters, digits, '-' and '_' name its folder, and 'base' "
-                    "stands for the base model"
+                    f"stage name {name!r} will not do: up to 64 letters, digits, '-' and '_' name its folder, and "
+                    "'base' stands for the base model"
                 )
         return stages
 
@@ -75,15 +76,16 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"recipe {path} does not exist; shipped ones lie in configs/")
+        what = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"recipe {path} {what}; shipped ones lie in configs/")
     try:
         text = path.read_text(encoding="utf-8")
         # what we wrote ourselves is JSON, whose 1e-05 YAML would take for a text
         tree = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
     except ConfigError as error:
         raise ConfigError(f"{path}, {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}; a recipe is a mapping of keys such as name, stages")
     return tree
@@ -94,14 +96,18 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"--set {override!r} has no '='; write it as --set stages.dpo.loss.beta=0.05")
     *parents, leaf = path.split(".")
+    if not all((*parents, leaf)):
+        raise ConfigError(f"--set {override!r} has an empty name in its path; write it as --set stages.sft.num_steps=9")
     node = tree
     for key in parents:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {path}: {key!r} holds {node!r}, which has no keys below it")
+            raise ConfigError(
+                f"--set {path}: {key!r} holds {node!r:.60}, which has no keys below it; set the whole value instead"
+            )
     try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        node[leaf] = yaml.load(value, Loader=_StrictLoader)
+    except (yaml.YAMLError, TypeError) as error:
         raise ConfigError(f"--set {path}: {value!r} is not YAML: {error}") from error
 
 
@@ -111,7 +117,7 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
         keys, node = _resolve(location, tree)
         where = ".".join(map(str, keys)) or "the recipe"
         if problem["type"] == "extra_forbidden":
-            yield f"{where} is not a known key{_nearest(str(keys[-1]), _fields_beside(keys))}"
+            yield f"{where} is not a known key{_nearest(str(keys[-1]), _fields_beside(keys, tree))}"
         elif problem["type"] == "missing":
             yield f"{where} is missing; it has no default"
         elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -161,13 +167,25 @@ def _nearest(name: str, valid: Sequence[str]) -> str:
     return f"; known here: {', '.join(sorted(valid))}" if valid else ""
 
 
-def _fields_beside(keys: Sequence[int | str]) -> list[str]:
-    """Return the valid names where an unknown one stands: those of every model that could be there."""
+def _fields_beside(keys: Sequence[int | str], tree: Any) -> list[str]:
+    """Return the valid names where an unknown one stands: those of the variant that the recipe names there."""
     models: list[type[BaseModel]] = [RunConfig]
+    node = tree
     for key in keys[:-1]:
         below = [m.model_fields[str(key)].annotation for m in models if str(key) in m.model_fields]
         models = [model for annotation in below for model in _models_in(annotation)] or models
-    return sorted({name for model in models for name in model.model_fields})
+        node = node[key]
+        models = [model for model in models if _is_meant(model, node)] or models
+    names = {name for model in models for name in model.model_fields}
+    return sorted(names - {str(keys[-1])})
+
+
+def _is_meant(model: type[BaseModel], node: Any) -> bool:
+    """Say whether a node's `kind` or `type`, where it gives one, is this model's."""
+    for tag in ("kind", "type"):
+        if tag in model.model_fields and isinstance(node, Mapping) and tag in node:
+            return node[tag] in get_args(model.model_fields[tag].annotation)
+    return True
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

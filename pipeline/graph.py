@@ -52,6 +52,8 @@ def _check_edge(stages: Mapping[str, StageConfig], name: str, role: str, source:
         close = difflib.get_close_matches(source, stages, n=1)
         hint = f". Did you mean {close[0]!r}?" if close else ""
         known = ", ".join(map(repr, stages))
+        if source == "base":
+            hint = "; to start from the base model, leave init_from out"
         raise ConfigError(f"stage {name!r} reads from {source!r}, which is not a stage; stages are {known}{hint}")
     wanted = "pairs" if role == "pairs" else "model"
     given = stages[source].produces

@@ -18,6 +18,10 @@ from stages.base import Estimate, StageResult
 Status = Literal["waiting", "running", "done", "failed"]
 
 
+class RunFolderError(ValueError):
+    """A run's folder whose files cannot be read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageState:
     """Where one stage stands."""
@@ -80,9 +84,12 @@ class RunFolder:
         path = self.root / "run.json"
         if not path.is_file():
             return None
-        tree = json.loads(path.read_text())
-        stages = {name: StageState(**stage) for name, stage in tree["stages"].items()}
-        return RunState(name=tree["name"], wall_s=tree["wall_s"], stages=stages)
+        try:
+            tree = json.loads(path.read_text())
+            stages = {name: StageState(**stage) for name, stage in tree["stages"].items()}
+            return RunState(name=tree["name"], wall_s=tree["wall_s"], stages=stages)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(path, error) from error
 
     def save(self, state: RunState) -> None:
         """Write `run.json`."""
@@ -115,9 +122,16 @@ class RunFolder:
             return True
 
     def result(self, name: str) -> StageResult:
-        """Read what a finished stage said of itself."""
-        tree = json.loads((self.stage(name) / "result.json").read_text())
-        return StageResult(metrics=tree["metrics"], exams=_estimates(tree["exams"]), gains=_estimates(tree["gains"]))
+        """Read what a finished stage said of itself; an empty result where that was deleted."""
+        path = self.stage(name) / "result.json"
+        if not path.is_file():
+            return StageResult()
+        try:
+            tree = json.loads(path.read_text())
+            exams, gains = _estimates(tree["exams"]), _estimates(tree["gains"])
+            return StageResult(metrics=tree["metrics"], exams=exams, gains=gains)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise _damaged(path, error) from error
 
     def save_result(self, name: str, result: StageResult) -> None:
         """Write a finished stage's `result.json`."""
@@ -149,6 +163,10 @@ class RunFolder:
             file.write(f"pid {os.getpid()}")
             file.flush()
             yield
+
+
+def _damaged(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path} is damaged ({type(error).__name__}: {error}); delete it and run the recipe again")
 
 
 def write_json(path: Path, tree: Any) -> None:

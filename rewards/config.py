@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 class RewardConfigBase(BaseModel):
     """What every reward has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     weight: float = 1.0
     """Factor of this reward in the sum."""
@@ -88,7 +88,7 @@ def columns_needed(rewards: Sequence[RewardConfig]) -> list[str]:
 class ScoringConfig(BaseModel):
     """How rewards are run: processes, deadlines, and how much failure a run bears."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     num_workers: int = Field(default=1, ge=1)
     """Worker processes; each imports the rewards once."""

@@ -36,13 +36,17 @@ class GoldCheck:
         """
         end = time.monotonic() + deadline_s
         scores: list[Score] = []
+        where = ""
         try:
             self._process.wait_ready(deadline_s)
+            where = "on the gold answer of row"
             for attempt in attempts:
                 scores += self._process.score([attempt], max(0.0, end - time.monotonic()))
         except WorkerError as error:
-            where = f" on the gold answer of row {len(scores) + 1}" if error.cause != "error" else ""
-            return [*self._found(attempts, scores), f"{error}{where}"]
+            labels = ", ".join(repr(reward.label) for reward in self._rewards)
+            row = f" {where} {len(scores) + 1}" if where else ""
+            what = str(error) if error.cause == "error" else f"trying reward {labels}: {error}{row}"
+            return [*self._found(attempts, scores), what]
         return self._found(attempts, scores)
 
     def close(self) -> None:

@@ -118,6 +118,8 @@ class RewardProcess:
         return message
 
     def _died(self, doing: str) -> WorkerError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LOOK_EVERY_S)  # its pipe ended before it: its own exit code tells more than our signal
         self.kill()
         code = self._process.returncode
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -19,7 +19,7 @@ def import_function(config: "FunctionRewardConfig") -> RewardFunction:
     module_name, name = config.import_path.split(":")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # importing runs the user's code: anything can come out
+    except (Exception, SystemExit) as error:  # importing runs the user's code: anything can come out
         raise RewardError(
             f"reward {config.import_path!r} cannot be imported: {type(error).__name__}: {error}. An import "
             "path is 'module:function'; the module is installed, or lies in the folder of the command"

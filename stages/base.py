@@ -23,7 +23,7 @@ class StageError(RuntimeError):
 class Config(BaseModel):
     """Base of every config object: frozen, unknown keys refused, a string under each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RunFacts(Config):

@@ -36,8 +36,9 @@ class ChatFormat:
         facts = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._special_tokens}
         try:
             return str(self._template.render(**facts))
-        except TemplateError as error:
-            raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {error}") from error
+        except (TemplateError, ArithmeticError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {what}") from error
 
     def longer_than(
         self, limit: int, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool
@@ -62,22 +63,29 @@ class ChatFormat:
     def eos_token(self) -> str:
         """The token that ends a turn."""
         token = self._special_tokens.get("eos_token")
-        if token is None:
+        if not token:
             raise ModelFolderError(f"the tokenizer in {self._folder} names no eos_token; generation would never end")
+        if self._tokenizer.token_to_id(token) is None:
+            raise ModelFolderError(f"the tokenizer in {self._folder} has no token {token!r}, which it names its EOS")
         return token
 
     @cached_property
     def _special_tokens(self) -> dict[str, str]:
         tokens = {name: self._settings.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        return {k: v["content"] if isinstance(v, dict) else v for k, v in tokens.items() if v is not None}
+        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in tokens.items() if v is not None}
+        wrong = [name for name, text in texts.items() if not isinstance(text, str)]
+        if wrong:
+            raise ModelFolderError(f"{wrong[0]} of the tokenizer in {self._folder} is {tokens[wrong[0]]!r}, no text")
+        return {name: str(text) for name, text in texts.items()}
 
     @cached_property
     def _template(self) -> Any:
+        from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         file = self._folder / "chat_template.jinja"
-        text = file.read_text() if file.is_file() else self._settings.get("chat_template")
+        text = file.read_text(errors="replace") if file.is_file() else self._settings.get("chat_template")
         if not isinstance(text, str):
             raise ModelFolderError(
                 f"the tokenizer in {self._folder} has no chat template, so prompts made of messages cannot be written "
@@ -88,7 +96,10 @@ class ChatFormat:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         # transformers' own mark around what the assistant says; it writes nothing
-        return environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
+        try:
+            return environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
+        except (TemplateError, RecursionError) as error:
+            raise ModelFolderError(f"the chat template in {self._folder} cannot be read: {error}") from error
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -100,7 +111,10 @@ class ChatFormat:
                 f"model folder {self._folder} holds no tokenizer.json; it has "
                 f"{', '.join(sorted(p.name for p in self._folder.iterdir()))}. Save the tokenizer there too"
             )
-        return Tokenizer.from_file(str(file))
+        try:
+            return Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelFolderError(f"{file} is not a tokenizer: {error}") from error
 
     def _read_json(self, name: str) -> dict[str, Any]:
         file = self._folder / name
@@ -108,11 +122,18 @@ class ChatFormat:
             raise ModelFolderError(
                 f"model folder {self._folder} holds no {name}, so it has no tokenizer; save one beside the weights"
             )
-        try:
-            tree: dict[str, Any] = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise ModelFolderError(f"{file} is not JSON: {error}") from error
-        return tree
+        return read_json_object(file)
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a model folder. Raises ModelFolderError for anything else."""
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise ModelFolderError(f"{file} holds a {type(tree).__name__}; expected a JSON object")
+    return tree
 
 
 def _refuse(message: str) -> None:

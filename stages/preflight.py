@@ -1,24 +1,28 @@
 """What can be known to be wrong before anything heavy starts: data, template, lengths, rewards on the gold answer."""
 
 import hashlib
-import importlib.util
 import json
+import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
 from rewards.config import FunctionRewardConfig, RewardConfig, columns_needed
 from rewards.gold import GoldCheck
 from rewards.registry import check_labels
-from rewards.types import Attempt, Message, RewardError
+from rewards.types import Attempt
 from rollout.engine import Precision
-from stages.base import RunFacts, StageConfig
-from stages.chat_format import ChatFormat, ModelFolderError
+from stages.base import RunFacts, StageConfig, StageError
+from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
 from stages.data.rows import Row, load_rows
 from stages.evaluate.config import EvaluateStage
 from stages.grpo.config import GRPOStage
 from stages.pairs.config import PairsStage
+from stages.preference.config import PreferenceStage
+from stages.preference.losses import pair_offsets
 from stages.training import SupervisedConfig, TrainingStageConfig
 
 Problem = str
@@ -39,40 +43,39 @@ def rewards_of(stage: StageConfig) -> list[RewardConfig]:
 
 
 def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
-    """Check every data set of every stage against what the stage needs, and exams against training data."""
-    try:
-        chat = ChatFormat(Path(facts.model)) if Path(facts.model).is_dir() else None
-    except ModelFolderError as error:
-        yield str(error)
-        return
-    if chat is None and not HUB_ID.fullmatch(facts.model):
-        yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
-        return
-    if any(stage.generates for stage in stages.values()):
-        yield from _check_context(facts)
-    if chat is None:
+    """Check the base model's folder, every data set against what its stage needs, and exams against training data."""
+    chat = None
+    if Path(facts.model).is_dir():
+        try:
+            chat = ChatFormat(Path(facts.model))
+            yield from _check_model(chat, stages, facts)
+        except ModelFolderError as error:
+            yield str(error)
+            return
+    elif HUB_ID.fullmatch(facts.model):
         yield f"note: {facts.model} is not a folder, so its tokenizer and template are checked when the run loads it"
+    else:
+        yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
     loaded: dict[tuple[str, str], list[Row]] = {}
     for name, stage in stages.items():
         try:
             if rewards_of(stage):
                 check_labels(rewards_of(stage))
-        except RewardError as error:
+            for role, data in stage.datasets().items():
+                if data.is_file:
+                    loaded[name, role] = rows = load_rows(data, needed_columns(stage))
+                    yield from _check_rows(name, stage, role, rows, facts, chat)
+                else:
+                    yield _about_hub_data(name, data.path, stages)
+        except (ValueError, StageError) as error:
             yield f"stage {name!r}: {error}"
-        for role, data in stage.datasets().items():
-            if not data.is_file:
-                yield f"note: stage {name!r}: {data.path} is on the Hub; its rows are checked when the stage loads them"
-                continue
-            try:
-                loaded[name, role] = rows = load_rows(data, needed_columns(stage))
-                yield from _check_lengths(name, stage, role, rows, facts, chat) if chat else ()
-            except ValueError as error:
-                yield f"stage {name!r}: {error}"
     yield from _check_exams_are_held_out(stages, loaded)
 
 
 def needed_columns(stage: StageConfig) -> list[str]:
-    """Return the columns that a stage's data sets must have: its own and its rewards'."""
+    """Return the columns that a stage's data sets must have: its own, its loss's and its rewards'."""
+    if isinstance(stage, PreferenceStage):
+        return stage.columns
     return [*stage.needs_columns, *columns_needed(rewards_of(stage))]
 
 
@@ -123,7 +126,7 @@ def model_fingerprint(model: str) -> str:
         return model
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".jinja", ".safetensors"):
+        if file.suffix in (".json", ".jinja", ".safetensors") and file.is_file():
             digest.update(f"{file.name} {file.stat().st_size}".encode())
             with file.open("rb") as stream:
                 digest.update(stream.read(HASHED_BYTES))
@@ -137,12 +140,13 @@ def code_fingerprint(reward: RewardConfig) -> str:
     """
     if not isinstance(reward, FunctionRewardConfig):
         return ""
-    try:
-        found = importlib.util.find_spec(reward.import_path.split(":")[0])
-    except (ImportError, ValueError):
-        return ""  # the reward's own trial says so
+    places: Sequence[str] | None = [*sys.path, str(Path.cwd())]
+    found = None
+    for part in reward.import_path.split(":")[0].split("."):
+        found = PathFinder.find_spec(part, places) if places is not None else None
+        places = found.submodule_search_locations if found is not None else None
     if found is None or found.origin is None or not Path(found.origin).is_file():
-        return ""
+        return ""  # the reward's own trial says so
     return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
 
 
@@ -160,30 +164,55 @@ def memory_needed(stage: StageConfig, num_parameters: int, precision: Precision)
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Return the number of parameters from the headers of the safetensors files; None where there are none."""
-    count = 0
-    for file in folder.glob("*.safetensors"):
+    """Return the number of parameters from the headers of the safetensors files; None where there are none.
+
+    Raises ModelFolderError for a file that is cut short or is no safetensors file.
+    """
+    files = list(folder.glob("*.safetensors"))
+    return sum(_parameters_in(file) for file in files) if files else None
+
+
+def _parameters_in(file: Path) -> int:
+    try:
         with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for dimension in tensor["shape"]:
-                    size *= dimension
-                count += size
-    return count or None
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length < file.stat().st_size:
+                raise ValueError(f"its header would have {length} bytes")
+            tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+        if file.stat().st_size < end:
+            raise ValueError(f"it has {file.stat().st_size} bytes of {end}")
+        return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFolderError(f"{file} is not a whole safetensors file ({error}); fetch it again") from error
 
 
-def _check_context(facts: RunFacts) -> Iterator[Problem]:
-    config = Path(facts.model) / "config.json"
-    limit = json.loads(config.read_text()).get("max_position_embeddings") if config.is_file() else None
-    if limit is not None and facts.engine.max_model_tokens > limit:
+def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> Problem:
+    if path in stages:
+        return f"stage {name!r}: {path!r} is a stage; to read what it makes, write data: {{stage: {path}}}"
+    if Path(path).exists() or not HUB_ID.fullmatch(path):
+        return f"stage {name!r}: {path!r} is no data set; a file of rows is JSONL and ends in .jsonl"
+    return f"note: stage {name!r}: {path} is on the Hub; its rows are checked when the stage loads them"
+
+
+def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
+    """Check config, weights and template of a model folder. Raises ModelFolderError where they cannot be read."""
+    config = read_json_object(Path(facts.model) / "config.json")
+    count_parameters(Path(facts.model))
+    limit = config.get("max_position_embeddings")
+    generates = any(stage.generates for stage in stages.values())
+    if generates and isinstance(limit, int) and facts.engine.max_model_tokens > limit:
         yield f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}"
+    yield from _check_template(chat)
 
 
-def _check_lengths(
-    name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat
+def _check_rows(
+    name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat | None
 ) -> Iterator[Problem]:
+    if isinstance(stage, PreferenceStage):
+        pair_offsets(rows, stage.loss)
+    if chat is None:
+        return
     if stage.generates:
         room = facts.engine.max_model_tokens - _max_tokens(stage, role)
         prompts = [row["prompt"] for row in rows]
@@ -193,29 +222,27 @@ def _check_lengths(
                 f"of {facts.engine.max_model_tokens} less the answer's {_max_tokens(stage, role)} leaves {room}; raise "
                 "engine.max_model_tokens or lower max_tokens"
             )
-    if isinstance(stage, SupervisedConfig) and "completion" in rows[0]:
-        whole = [[*row["prompt"], *row["completion"]] for row in rows]
-        yield from _check_template(name, rows[0]["prompt"], whole[0], chat)
+    if isinstance(stage, SupervisedConfig):
+        answers = [side for side in ("completion", "chosen", "rejected") if side in stage.needs_columns]
+        whole = [[*row["prompt"], *row[side]] for row in rows for side in answers]
         cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
         if cut:
-            yield f"note: stage {name!r}: {cut} of {len(rows)} rows are cut to max_tokens {stage.max_tokens}"
+            yield f"note: stage {name!r}: {cut} of {len(whole)} rows are cut to max_tokens {stage.max_tokens}"
 
 
-def _check_template(
-    name: str, prompt_turns: Sequence[Message], turns: Sequence[Message], chat: ChatFormat
-) -> Iterator[Problem]:
-    prompt = chat.render(prompt_turns, add_generation_prompt=True)
-    whole = chat.render(turns, add_generation_prompt=False)
+def _check_template(chat: ChatFormat) -> Iterator[Problem]:
+    question = [{"role": "user", "content": "What is 1 plus 1?"}]
+    prompt = chat.render(question, add_generation_prompt=True)
+    whole = chat.render([*question, {"role": "assistant", "content": "2"}], add_generation_prompt=False)
     if not whole.rstrip().endswith(chat.eos_token):
         yield (
-            f"stage {name!r}: the chat template ends a finished turn with {whole[-20:]!r}, not with the "
-            f"end-of-sequence token {chat.eos_token!r}, so the model would never learn to stop; mend the template or "
-            "set eos_token"
+            f"the model's chat template ends a finished turn with {whole[-20:]!r}, not with the end-of-sequence token "
+            f"{chat.eos_token!r}, so the model would never learn to stop; mend the template or set eos_token"
         )
     if not whole.startswith(prompt):
         yield (
-            f"stage {name!r}: the template writes a prompt differently once it is answered, so the model would train "
-            f"on another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
+            "the model's chat template writes a prompt differently once it is answered, so the model would train on "
+            f"another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
         )
 
 

@@ -47,7 +47,7 @@ class CheckpointConfig(Config):
 class TrainingStageConfig(StageConfig):
     """Base of the stages that take optimizer steps."""
 
-    init_from: str | None = None
+    init_from: str | None = Field(default=None, min_length=1)
     """Stage whose model this one starts from; none: the run's base model."""
     params: FullParams | LoraParams = Field(default_factory=FullParams, discriminator="type")
     """Which parameters train."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 class ColumnConfig(BaseModel):
     """Where one of our columns comes from in a data set with names of its own."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     column: str
     """The data set's name for it."""
@@ -21,7 +21,11 @@ class ColumnConfig(BaseModel):
     @field_validator("pattern")
     @classmethod
     def _compiles_with_a_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and re.compile(pattern).groups < 1:
+        try:
+            groups = re.compile(pattern).groups if pattern is not None else 1
+        except re.error as error:
+            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        if groups < 1:
             raise ValueError(f"pattern {pattern!r} has no group; put what is to be kept in parentheses")
         return pattern
 
@@ -33,9 +37,9 @@ class DataSetConfig(BaseModel):
     rewards read, such as `answer`. In a recipe a bare string stands for ``{path: ...}``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    path: str
+    path: str = Field(min_length=1)
     """A `.jsonl` file, or the id of a data set on the Hub."""
     name: str | None = None
     """Configuration of a Hub data set."""

@@ -12,6 +12,7 @@ from stages.data.config import ColumnConfig, DataSetConfig
 Row = dict[str, Any]
 """One example; `prompt` and `completion` are lists of messages, the rest is the data set's own."""
 
+_ROLES = {"system", "developer", "user", "assistant", "tool"}
 _AUTHOR = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 
 
@@ -49,8 +50,9 @@ def row_id(row: Row) -> str:
 def _open(config: DataSetConfig) -> Path:
     path = Path(config.path)
     if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
         raise DataError(
-            f"data file {config.path} does not exist (looked from {Path.cwd()}); "
+            f"data file {config.path} {what} (looked from {Path.cwd()}); "
             "a path without .jsonl would be taken as the id of a Hub data set"
         )
     return path
@@ -58,7 +60,7 @@ def _open(config: DataSetConfig) -> Path:
 
 def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     count = 0
-    with _open(config).open(encoding="utf-8") as file:
+    with _open(config).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -66,11 +68,9 @@ def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]
                 return
             where = f"{config.path}, line {number}"
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{where} is not JSON ({error.msg} at column {error.colno}); expected JSONL, one object a line"
-                ) from error
+                value = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+                raise DataError(f"{where} is not JSON ({error}); expected JSONL in UTF-8, one object a line") from error
             if not isinstance(value, dict):
                 raise DataError(f"{where} holds a {type(value).__name__}; expected JSONL, one object a line")
             count += 1
@@ -106,6 +106,7 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
     for name, role in _AUTHOR.items():
         if row.get(name) is not None and (name in needs or name == "prompt"):
             row[name] = _messages(row[name], role, f"{where}, column {name!r}")
+            _check_turns(row[name], role, f"{where}, column {name!r}")
     if config.system is not None and "prompt" in row:
         row["prompt"] = [{"role": "system", "content": config.system}, *row["prompt"]]
     return row
@@ -117,7 +118,7 @@ def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
     value = raw[source.column]
     if source.pattern is not None:
         match = re.search(source.pattern, str(value))
-        if match is None:
+        if match is None or match.group(1) is None:
             raise DataError(f"{where}: column {source.column!r} does not match {source.pattern!r}")
         value = match.group(1).strip()
     return source.template.replace("{}", str(value)) if source.template != "{}" else value
@@ -129,6 +130,19 @@ def _messages(value: Any, role: str, where: str) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
         raise DataError(f"{where} holds {value!r:.60}; expected text or a non-empty list of messages")
     for turn in value:
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or "role" not in turn:
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
             raise DataError(f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content'")
     return [dict(turn) for turn in value]
+
+
+def _check_turns(turns: Sequence[Mapping[str, str]], author: str, where: str) -> None:
+    """Refuse a prompt that nobody is left to answer, and an answer that somebody else gives or that says nothing."""
+    unknown = {turn["role"] for turn in turns} - _ROLES
+    if unknown:
+        raise DataError(f"{where} has the role {min(unknown)!r}; roles are {', '.join(sorted(_ROLES))}")
+    if author == "user" and turns[-1]["role"] == "assistant":
+        raise DataError(f"{where} ends with the assistant's turn; a prompt ends where the assistant is to speak")
+    if author == "assistant" and {turns[0]["role"], turns[-1]["role"]} != {"assistant"}:
+        raise DataError(f"{where} begins or ends with another role than the assistant's; it is what the assistant says")
+    if not turns[-1]["content"].strip():
+        raise DataError(f"{where} ends with a turn that says nothing")

@@ -22,7 +22,7 @@ class PairsStage(StageConfig):
     """Sample several answers a prompt, score them, keep a better and a worse one."""
 
     kind: Literal["pairs"]
-    init_from: str | None = None
+    init_from: str | None = Field(default=None, min_length=1)
     """Stage whose model answers; none: the run's base model."""
     prompts: DataConfig
     """Rows with `prompt` and whatever the rewards read."""

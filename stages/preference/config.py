@@ -1,8 +1,8 @@
 """What a recipe may say about preference optimisation."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
@@ -32,6 +32,12 @@ class DPOLoss(Config):
     """Weight of the longer answer's surplus tokens (LD-DPO); none: 1."""
     weighted: bool = False
     """Weigh pairs by their likelihood under the policy (WPO)."""
+
+    @model_validator(mode="after")
+    def _one_weight_a_variant(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.variants):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.variants)} variants; give one for each")
+        return self
 
 
 class ODPOLoss(Config):
@@ -74,6 +80,12 @@ class PreferenceStage(SupervisedConfig):
     loss: DPOLoss | ODPOLoss = Field(default_factory=DPOLoss, discriminator="type")
 
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that each pair must have under this loss."""
+        scores = ["score_chosen", "score_rejected"] if isinstance(self.loss, ODPOLoss) else []
+        return [*self.needs_columns, *scores]
 
     def inputs(self) -> dict[str, str]:
         """The policy, and the pairs where a stage made them."""

@@ -8,10 +8,21 @@ chosen answer's reward, the margin and the accuracy are then those beyond the of
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from stages.base import StageError
-from stages.preference.config import ODPOLoss
+from stages.preference.config import DPOLoss, ODPOLoss
+
+
+def pair_offsets(pairs: Sequence[Mapping[str, Any]], loss: DPOLoss | ODPOLoss) -> list[float]:
+    """Return the offset of each pair, in nats; zero under DPO. Raises StageError for pairs that teach nothing."""
+    equal = [number for number, pair in enumerate(pairs, start=1) if pair["chosen"] == pair["rejected"]]
+    if equal:
+        raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
+    if isinstance(loss, DPOLoss):
+        return [0.0] * len(pairs)
+    return offsets([pair["score_chosen"] for pair in pairs], [pair["score_rejected"] for pair in pairs], loss)
 
 
 def offsets(scores_chosen: Sequence[float], scores_rejected: Sequence[float], loss: ODPOLoss) -> list[float]:

@@ -14,8 +14,8 @@ from stages.data.rows import Row, load_rows
 from stages.logprobs import sequence_logprobs
 from stages.models import PROBE_TOLERANCE, Policy, load_policy, save_policy
 from stages.params import lora_config
-from stages.preference.config import DPOLoss, ODPOLoss, PreferenceStage, StageData
-from stages.preference.losses import offsets
+from stages.preference.config import ODPOLoss, PreferenceStage, StageData
+from stages.preference.losses import pair_offsets
 from stages.trainer import train, trainer_arguments
 
 
@@ -51,18 +51,12 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
 
 def load_pairs(config: PreferenceStage, context: StageContext) -> list[Row]:
     """Return rows with `prompt`, `chosen`, `rejected` and the loss's `offset`. Raises before any model is loaded."""
-    needs = list(config.needs_columns)
-    if isinstance(config.loss, ODPOLoss):
-        needs += ["score_chosen", "score_rejected"]
     data = config.data
     if isinstance(data, StageData):
         artifact.read(context.inputs["pairs"], "pairs")
         data = DataSetConfig(path=str(context.inputs["pairs"] / "pairs.jsonl"))
-    rows = load_rows(data, needs)
-    equal = [number for number, row in enumerate(rows, start=1) if row["chosen"] == row["rejected"]]
-    if equal:
-        raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
-    return [{**row, "offset": offset} for row, offset in zip(rows, _offsets(config, rows), strict=True)]
+    rows = load_rows(data, config.columns)
+    return [{**row, "offset": offset} for row, offset in zip(rows, pair_offsets(rows, config.loss), strict=True)]
 
 
 def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
@@ -124,9 +118,3 @@ def _answer_logprobs(policy: Policy, row: Row, side: str, max_tokens: int) -> li
 
 def _tokens(pairs: Dataset) -> list[list[int]]:
     return [row["prompt_ids"] + row["chosen_ids"] for row in pairs.select(range(min(16, len(pairs))))]
-
-
-def _offsets(config: PreferenceStage, pairs: list[Row]) -> list[float]:
-    if isinstance(config.loss, DPOLoss):
-        return [0.0] * len(pairs)
-    return offsets([row["score_chosen"] for row in pairs], [row["score_rejected"] for row in pairs], config.loss)

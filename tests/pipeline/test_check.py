@@ -154,3 +154,89 @@ def test_rows_that_will_be_cut_are_counted(tmp_path: Path, recipe: dict[str, Any
     recipe["stages"]["sft"]["max_tokens"] = 16
     result = check(tmp_path, recipe)
     assert result.returncode == 0 and "9 of 9 rows are cut to max_tokens 16" in result.stdout
+
+
+def break_model(folder: Path, model: Path, file: str, content: bytes) -> str:
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / file).write_bytes(content)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer.json", b"{", "is not a tokenizer"),
+        ("tokenizer_config.json", b"[]", "holds a list"),
+        ("config.json", b"\xff\xfe", "cannot be read as JSON"),
+        ("model.safetensors", b"version https://git-lfs", "is not a whole safetensors file"),
+        ("model.safetensors", b"\x02" + bytes(7) + b"{", "is not a whole safetensors file"),
+        ("chat_template.jinja", b"{% for %}", "chat template in"),
+        ("chat_template.jinja", b"{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_model_folder_is_named_by_its_file(
+    tmp_path: Path, recipe: dict[str, Any], model: Path, file: str, content: bytes, says: str
+) -> None:
+    recipe["model"] = break_model(tmp_path / "broken", model, file, content)
+    assert_refused(check(tmp_path, recipe), tmp_path, says)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (b'{"prompt": "a", "completion": "b"}\n{"prompt": "\xff"}\n', "line 2 is not JSON"),
+        (
+            b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "assistant is to speak",
+        ),
+        (b'{"prompt": [{"role": "usr", "content": "a"}], "completion": "b"}', "role 'usr'"),
+        (b'{"prompt": "a", "completion": " "}', "says nothing"),
+        (b'{"prompt": "a", "completion": [{"role": "user", "content": "b"}]}', "another role than the assistant's"),
+    ],
+)
+def test_a_wrong_conversation_is_named_by_its_line(
+    tmp_path: Path, recipe: dict[str, Any], rows: bytes, says: str
+) -> None:
+    if b"completion" not in rows:
+        rows = rows.replace(b"]}", b'], "completion": "c"}')
+    (tmp_path / "odd.jsonl").write_bytes(rows)
+    recipe["stages"]["sft"]["data"] = str(tmp_path / "odd.jsonl")
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'sft'", "odd.jsonl, line", says)
+
+
+def test_pairs_without_scores_or_inverted_ones_are_found_before_odpo(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    stage = {"kind": "preference", "num_steps": 1, "loss": {"type": "odpo", "scale": "linear"}}
+    recipe["stages"]["odpo"] = {**stage, "data": write(tmp_path / "bare.jsonl", [pair])}
+    assert_refused(check(tmp_path, recipe), tmp_path, "has no 'score_chosen' and no 'score_rejected'")
+    scored = [{**pair, "score_chosen": 0.0, "score_rejected": 1.0}]
+    recipe["stages"]["odpo"] = {**stage, "data": write(tmp_path / "inverted.jsonl", scored)}
+    assert_refused(check(tmp_path, recipe), tmp_path, "a rejected answer that outscores its chosen one")
+
+
+@pytest.mark.parametrize("data", ["rows.txt", "/no/such/set", "sft"])
+def test_what_is_neither_jsonl_nor_on_the_hub(tmp_path: Path, recipe: dict[str, Any], data: str) -> None:
+    recipe["stages"]["grpo"]["prompts"] = data if data != "rows.txt" else str(tmp_path / data)
+    (tmp_path / "rows.txt").write_text("{}")
+    assert_refused(check(tmp_path, recipe), tmp_path, "is a stage" if data == "sft" else "is no data set")
+
+
+def test_infinities_are_no_settings(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["sft"]["learning_rate"] = float("inf")
+    assert_refused(check(tmp_path, recipe), tmp_path, "stages.sft.learning_rate", "finite")
+
+
+def test_the_nearest_name_is_one_of_the_same_variant(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["num_epochs"] = 1
+    result = check(tmp_path, recipe)
+    assert result.returncode == 2 and "num_epochs is not a known key" in result.stderr
+    assert "Did you mean 'num_epochs'" not in result.stderr
+
+
+def test_a_damaged_run_folder_is_named_by_its_file(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    (tmp_path / "runs" / "r" / "run.json").write_text("{")
+    result = check(tmp_path, recipe)
+    assert result.returncode == 2 and "run.json is damaged" in result.stderr and "Traceback" not in result.stderr
