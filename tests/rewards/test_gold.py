@@ -51,7 +51,7 @@ def test_a_reward_that_does_not_apply_to_gold_is_no_problem():
     ],
 )
 def test_a_reward_that_fails_on_gold_is_a_problem(deed, said):
-    [problem] = check_gold([OBEY], [attempt("1"), attempt(deed)], deadline_s=1.5)
+    [problem] = check_gold([OBEY], [attempt("1"), attempt(deed)], deadline_s=6.0)
     assert said in problem
     assert "on the gold answer of row 2" in problem
 

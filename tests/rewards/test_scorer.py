@@ -19,7 +19,7 @@ OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
 
 def scorer(*rewards, **scoring):
-    return Scorer(rewards or [OBEY], ScoringConfig(**{"deadline_s": 1.0, **scoring}))
+    return Scorer(rewards or [OBEY], ScoringConfig(**{"deadline_s": 2.0, **scoring}))
 
 
 def score(runtime, *texts, **columns):
@@ -34,7 +34,7 @@ def is_running(pid):
         return False
 
 
-def wait_until_gone(pids, deadline_s=5.0):
+def wait_until_gone(pids, deadline_s=15.0):
     end = time.monotonic() + deadline_s
     while running := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < end, f"still running: {running}"
@@ -112,7 +112,7 @@ def test_two_timeouts_on_two_workers_do_not_starve_the_next_groups():
 
 @pytest.mark.parametrize("answer", ["2^{10^{10}}", "(10^8)!"])
 def test_a_hostile_math_answer_costs_at_most_its_group(answer):
-    with scorer(MathRewardConfig(), deadline_s=0.8) as runtime:
+    with scorer(MathRewardConfig(), deadline_s=1.6) as runtime:
         assert score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")[1].cause == "timeout"
         assert [s.value for s in score(runtime, r"\boxed{633}", r"\boxed{634}", answer="633")] == [1.0, 0.0]
 
