@@ -62,9 +62,10 @@ def chunk_file(context: StageContext, at: int) -> Path:
 def best_vs_worst(group: RolloutGroup, pairing: BestVsWorst) -> Row | None:
     """Return the pair of a group, or None where no two scores differ enough.
 
-    The chosen answer must have ended its turn: an answer that was cut is never an example to follow.
+    The chosen answer must have ended its turn: an answer that was cut is never an example to follow. An answer that
+    says nothing is no side of a pair.
     """
-    scored = [(r.score.value, r) for r in group.rollouts if r.score.value is not None]
+    scored = [(r.score.value, r) for r in group.rollouts if r.score.value is not None and r.response.strip()]
     finished = [(value, r) for value, r in scored if r.completion.finish_reason == "stop"]
     if not finished:
         return None

@@ -36,6 +36,11 @@ def test_what_could_not_be_scored_is_neither_good_nor_bad() -> None:
     assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("a", "c")
 
 
+def test_an_answer_that_says_nothing_is_no_side_of_a_pair() -> None:
+    pair: Any = best_vs_worst(group(("a", 1.0, "stop"), (" ", 0.0, "stop"), ("c", 0.5, "stop")), BestVsWorst())
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("a", "c")
+
+
 def test_small_gaps_and_equal_texts_make_no_pair() -> None:
     assert best_vs_worst(group(("a", 0.5, "stop"), ("b", 0.4, "stop")), BestVsWorst(min_gap=0.2)) is None
     assert best_vs_worst(group(("a", 1.0, "stop"), ("a", 0.0, "stop")), BestVsWorst()) is None
