@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 
 class _Config(BaseModel):
@@ -42,7 +42,7 @@ class VLLMEngineConfig(EngineConfigBase):
     """How long a worker may take to be ready."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """How long no prompt at all may be answered before the run stops."""
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further argument of vLLM's AsyncEngineArgs."""
 
     def worker_gpus(self) -> list[int]:

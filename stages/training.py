@@ -1,8 +1,8 @@
 """What every training stage may say of its optimisation. Imports nothing heavy."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from stages.base import Config, StageConfig
 
@@ -27,7 +27,7 @@ class LoraParams(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: list[str] | str = "all-linear"
     """Module names, or `all-linear`."""
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further field of PEFT's LoraConfig."""
 
 
