@@ -66,6 +66,7 @@ class RayLauncher:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default here too, but unsaid it warns
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, num_processes),  # slots, not cores: each process finds a place
                 include_dashboard=False,
@@ -211,7 +212,6 @@ def _set_environment() -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",  # Ray's default for a cluster of one's own; said, so that it does not warn
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
