@@ -93,10 +93,6 @@ class RayLauncher:
         finally:
             self._ray.util.remove_placement_group(group)
 
-    def close(self) -> None:
-        """Leave the cluster, or stop the one that was started here."""
-        self._ray.shutdown()
-
     def _reserve(self, job: Job) -> Any:
         """Wait for the stage's bundles: the first is the stage's own, the others one an engine.
 
