@@ -45,15 +45,16 @@ class ChatFormat:
     ) -> list[tuple[int, int]]:
         """Return (number of the conversation, its tokens) for each with more than ``limit`` tokens.
 
-        A token is at least a byte, so only conversations with more bytes than that are rendered and tokenised.
+        A token is at least a byte, so only conversations with more bytes than that, and what the template adds to them,
+        are rendered and tokenised.
         """
-        sizes = [sum(len(turn["content"].encode()) for turn in turns) for turns in conversations]
-        first = self.render(conversations[0], add_generation_prompt=add_generation_prompt)
-        each_turn = (len(first.encode()) - sizes[0]) / len(conversations[0])  # what the template adds
+        bare = [{**turn, "content": "x"} for turn in conversations[0]]
+        rendered = self.render(bare, add_generation_prompt=add_generation_prompt)
+        added = 2 * len(self._tokenizer.encode(rendered, add_special_tokens=False).ids) / len(bare)  # generously
         long = [
             at
-            for at, (size, turns) in enumerate(zip(sizes, conversations, strict=True))
-            if size + 1.5 * each_turn * len(turns) > limit
+            for at, turns in enumerate(conversations)
+            if sum(len(turn["content"].encode()) + added for turn in turns) > limit
         ]
         texts = [self.render(conversations[at], add_generation_prompt=add_generation_prompt) for at in long]
         lengths = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
