@@ -58,6 +58,8 @@ class RayLauncher:
     """Runs jobs on Ray. Ray starts here, on loopback, unless an address of a cluster is given."""
 
     def __init__(self, address: str | None, *, num_processes: int, stall_timeout_s: float) -> None:
+        if not address:  # Ray's own default, but unsaid it warns; read when Ray is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         self._ray = ray
@@ -66,7 +68,6 @@ class RayLauncher:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default here too, but unsaid it warns
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, num_processes),  # slots, not cores: each process finds a place
                 include_dashboard=False,
