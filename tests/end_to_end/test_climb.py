@@ -13,6 +13,7 @@ from rollout.records import read_groups
 from stages import artifact
 from tests.end_to_end.runs import begin, metrics, strop, wait_for, write_recipe, write_rows
 from tests.models import write_tiny_model
+from tests.rollout.test_vllm_pool import engine_processes
 
 pytestmark = pytest.mark.real
 
@@ -58,8 +59,9 @@ def test_a_climb_whose_engine_is_killed_says_so_and_goes_on_to_its_end(recipe: P
     run = tmp_path / "climb"
     driver = begin("run", recipe, "--runs", tmp_path)
     wait_for(lambda: 3 in metrics(run, "grpo") or driver.poll() is not None, "step 3 of grpo", 400)
-    [worker] = [p for p in psutil.Process(driver.pid).children(recursive=True) if "VLLM::Worker" in p.cmdline()[0]]
-    os.kill(worker.pid, signal.SIGKILL)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    [actor] = [process.pid for process in family if "EngineActor" in " ".join(process.cmdline())]
+    os.kill(engine_processes(actor)["Worker"], signal.SIGKILL)
     _, said = driver.communicate(timeout=120)
     assert driver.returncode == 1
     assert "stage 'grpo' failed: RolloutError: engine 0" in said and f"strop resume {run}" in said

@@ -62,13 +62,18 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def engine_processes(actor: int) -> dict[str, int]:
-    """vLLM's own processes below an actor, by the names that they give themselves."""
-    children = psutil.Process(actor).children(recursive=True)
-    titles = {child.cmdline()[0]: child.pid for child in children if child.cmdline()}
-    found = {title.removeprefix("VLLM::"): pid for title, pid in titles.items() if "VLLM::" in title}
-    assert found.keys() == {"EngineCore", "Worker"}
-    return found
+def engine_processes(actor: int, within_s: float = 30.0) -> dict[str, int]:
+    """vLLM's own processes below an actor: its core, and the worker below that."""
+    deadline = time.monotonic() + within_s
+    while True:
+        below = {child.pid: child for child in psutil.Process(actor).children(recursive=True)}
+        engines = [pid for pid, child in below.items() if "resource_tracker" not in " ".join(child.cmdline())]
+        cores = [pid for pid in engines if below[pid].ppid() == actor]
+        workers = [pid for pid in engines if below[pid].ppid() in cores]
+        if len(cores) == len(workers) == 1:
+            return {"EngineCore": cores[0], "Worker": workers[0]}
+        assert time.monotonic() < deadline, {pid: child.cmdline() for pid, child in below.items()}
+        time.sleep(0.1)
 
 
 def assert_soon_gone(pids: list[int], within_s: float = 20.0) -> None:
