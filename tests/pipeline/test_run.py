@@ -98,6 +98,27 @@ def test_a_changed_stage_starts_from_nothing(config: RunConfig, tmp_path: Path) 
     assert (tmp_path / "r" / "c.old-1" / "checkpoints" / "step_000001").is_dir()
 
 
+def test_a_kill_before_a_changed_stage_is_noted_never_continues_its_old_checkpoints(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "r")
+    run(config, folder, FakeLauncher, Events())
+    (folder.stage("c") / "checkpoints" / "step_000001").mkdir(parents=True)
+    stages = {**config.stages, "c": config.stages["c"].model_copy(update={"num_steps": 2})}
+    changed = config.model_copy(update={"stages": stages})
+
+    def killed(name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(folder, "set_aside", killed)
+        run(changed, folder, FakeLauncher, Events())
+    launcher, events = FakeLauncher(), Events()
+    run(changed, folder, lambda: launcher, events)
+    assert events.heard[:3] == ["skip a", "skip b", "run c"]
+    assert not (folder.stage("c") / "checkpoints").exists()
+
+
 def test_a_stage_whose_result_was_deleted_runs_again(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
     run(config, folder, FakeLauncher, Events())
