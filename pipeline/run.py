@@ -83,10 +83,8 @@ def _run_stage(
     number = before.attempts + 1
     running = replace(before, status="running", fingerprint=step.fingerprint, attempts=number, cause="")
     state = state.with_stage(step.name, running)
-    if (
-        step.action == "run"
-    ):  # before run.json takes the new fingerprint: old checkpoints must not be continued under it
-        folder.set_aside(step.name)
+    if step.action == "run":
+        folder.set_aside(step.name)  # before run.json has the new fingerprint, under which old checkpoints would go on
     folder.save(state)
     folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
     job = _job(config, folder, step, number)
