@@ -84,10 +84,10 @@ class WeightSyncConfig(_Config):
 
     num_probes: int = Field(default=4, ge=1)
     """Sequences whose log-probabilities learner and engines compare after each sync."""
-    max_drift: float = Field(default=1e-3, gt=0)
+    max_drift: float | None = Field(default=None, gt=0)
     """Largest difference on a probe token, in nats, past which the run stops.
 
-    The default suits float32; bfloat16 needs about 0.5.
+    By default what the run's precision allows: 1e-3 in float32, 0.1 in float16, 0.5 in bfloat16.
     """
     timeout_s: float = Field(default=120.0, gt=0)
     """How long one sync may take."""

@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import save_file
 
 from rollout.config import WeightSyncConfig
-from rollout.engine import Pool
+from rollout.engine import Pool, Precision
 from rollout.types import RolloutError
 
+MAX_DRIFT: dict[Precision, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+"""Nats by which an engine that holds the learner's weights may still differ on a token, by its kernels' rounding."""
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "strop-weights-"
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -62,9 +64,12 @@ class WeightSync:
     starts. The last weights are kept in this process's memory, to count what changed.
     """
 
-    def __init__(self, pool: Pool, config: WeightSyncConfig, folder: Path | None = None) -> None:
+    def __init__(
+        self, pool: Pool, config: WeightSyncConfig, folder: Path | None = None, *, precision: Precision = "float32"
+    ) -> None:
         self._pool = pool
         self._config = config
+        self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
         self._folder = _LockedFolder(folder or _default_folder())
         self._last: dict[str, torch.Tensor] = {}
 
@@ -122,12 +127,12 @@ class WeightSync:
         return drifts
 
     def _require_small(self, drift: float, engine: int, probe: int, version: int) -> None:
-        if not drift <= self._config.max_drift:  # NaN is no agreement either
+        if not drift <= self._max_drift:  # NaN is no agreement either
             raise RolloutError(
                 f"after syncing version {version}, engine {engine} differs from the learner by {drift:.4g} "
-                f"nats on probe {probe}; the limit is {self._config.max_drift:g}. Likely: learner and engine "
-                "compute in different precisions (bfloat16 needs sync.max_drift of about 0.5), a parameter "
-                "was not sent (a tied head, an unmerged adapter), or the probes were scored on other weights"
+                f"nats on probe {probe}; the limit is {self._max_drift:g}. Likely: a parameter was not sent (a tied "
+                "head, an unmerged adapter), the probes were scored on other weights, or the two compute in different "
+                "precisions. Where the model is merely large and rounding adds up, raise sync.max_drift"
             )
 
 

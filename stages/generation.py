@@ -66,7 +66,7 @@ def open_rollouts(
     with Scorer(rewards, scoring) as scorer:
         pool = start_pool(facts.engine, model)
         try:
-            with closing(WeightSync(pool, sync)) as weight_sync:
+            with closing(WeightSync(pool, sync, precision=facts.precision)) as weight_sync:
                 yield Rollouts(
                     pool=pool,
                     scorer=scorer,

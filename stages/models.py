@@ -23,8 +23,9 @@ from stages.logprobs import sequence_logprobs
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PROBE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
-"""How far a probe token's log-probability may move between saving and loading, in nats."""
+PROBE_TOLERANCE = 1e-3
+"""How far a probe token's log-probability may move between saving and loading, in nats, in any precision: on both
+sides the weights are rounded and the computation is float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +134,14 @@ def save_policy(
             model.save_pretrained(folder / "adapter")
             model = model.merge_and_unload()
         model = extract_model_from_parallel(model, keep_fp32_wrapper=False)  # autocast ends with the training
-        model.to(DTYPES[context.facts.precision])
+        cast_parameters(model, DTYPES[context.facts.precision])
         model.config.use_cache = True
         model.save_pretrained(folder)
         policy.tokenizer.save_pretrained(folder)
 
     def describe(files: Any) -> Manifest:
         sequences = artifact.probe_sequences(probes)
+        cast_parameters(model, torch.float32)  # rounded by now, as whoever loads them will compute with them
         return Manifest(
             kind="model",
             stage=context.name,
@@ -154,10 +156,16 @@ def save_policy(
             started_from=policy.weights_sha256,
             weights_sha256=artifact.weights_digest(context.output.with_name(".output.writing")),
             adapter="merged" if adapted else "none",
-            probe=Probe(token_ids=sequences, logprobs=sequence_logprobs(model.float(), sequences)),
+            probe=Probe(token_ids=sequences, logprobs=sequence_logprobs(model, sequences)),
         )
 
     return artifact.write(context, fill, describe)
+
+
+def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast what is learned, in place, and no buffer: a rotary table that was rounded once is another model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:
@@ -175,10 +183,10 @@ def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:
             )
     if manifest.probe is not None:
         drift = probe_drift(policy, manifest.probe)
-        if drift > PROBE_TOLERANCE[precision]:
+        if not drift <= PROBE_TOLERANCE:
             raise StageError(
                 f"the policy loaded from {policy.folder} is not the one that stage {manifest.stage!r} saved: a probe "
-                f"token's log-probability moved by {drift:.3g} nats (limit {PROBE_TOLERANCE[precision]:g})"
+                f"token's log-probability moved by {drift:.3g} nats (limit {PROBE_TOLERANCE:g})"
             )
         logger.info("hand-over from %s verified; largest drift on its probe %.2g nats", manifest.stage, drift)
 

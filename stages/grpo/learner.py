@@ -24,7 +24,7 @@ from stages.params import lora_config
 from stages.training import SCHEDULES
 
 STEP_ZERO_TOLERANCE = 1e-4
-"""How far policy and reference, both in float32, may differ on a probe token before the first step, in nats."""
+"""How far policy and reference, both computed alike, may differ on a probe token before the first step, in nats."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -62,12 +62,13 @@ class Learner:
         """
         if self._config.kl.coef == 0:
             return
-        policy = sequence_logprobs(self.policy.model, probe)
-        if self._reference is not None:
-            reference = sequence_logprobs(self._reference, probe)
-        else:
-            with self.policy.model.disable_adapter():
-                reference = sequence_logprobs(self.policy.model, probe)
+        with self._accelerator.autocast():
+            policy = sequence_logprobs(self.policy.model, probe)
+            if self._reference is not None:
+                reference = sequence_logprobs(self._reference, probe)
+            else:
+                with self.policy.model.disable_adapter():
+                    reference = sequence_logprobs(self.policy.model, probe)
         pairs = (pair for rows in zip(policy, reference, strict=True) for pair in zip(*rows, strict=True))
         drift = max(abs(own - held_to) for own, held_to in pairs)
         if not drift <= STEP_ZERO_TOLERANCE:

@@ -6,9 +6,10 @@ import peft
 import pytest
 import torch
 
+from stages import artifact
 from stages.base import StageError
 from stages.logprobs import sequence_logprobs
-from stages.models import load_policy, save_policy
+from stages.models import load_policy, probe_drift, save_policy
 from stages.params import lora_config, weights
 from stages.training import LoraParams
 from tests.models import tiny_model, write_tiny_model
@@ -71,6 +72,16 @@ def test_a_probe_that_no_longer_reproduces_stops_the_hand_over(tmp_path: Path) -
         StageError, match=r"is not the one that stage 'stage' saved: a probe token's log-prob.* moved by 1"
     ):
         load_policy(make_context(tmp_path, Path("none"), name="next", inputs={"policy": context.output}))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_rounded_weights_are_handed_over_to_the_last_bit(precision: str, tmp_path: Path) -> None:
+    context = make_context(tmp_path, write_tiny_model(tmp_path / "base"), precision=precision)
+    policy = load_policy(context)
+    save_policy(context, policy, version=0, data=[], probes=SEQUENCES)
+    probe = artifact.read(context.output, "model").probe
+    loaded = load_policy(make_context(tmp_path, Path("none"), inputs={"policy": context.output}, precision=precision))
+    assert probe is not None and probe_drift(loaded, probe) < 1e-6
 
 
 def test_a_tokenizer_without_a_pad_token_pads_with_eos(tmp_path: Path) -> None:

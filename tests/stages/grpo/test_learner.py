@@ -1,11 +1,14 @@
 """The learner against TRL's GRPOTrainer, against itself, and against plain arithmetic."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 import trl
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from stages.base import RunFacts, StageError
@@ -74,8 +77,6 @@ def trl_loss_and_gradients(
         num_generations=2, per_device_train_batch_size=2, bf16=False, use_cpu=True, gradient_checkpointing=False,
         temperature=config.sampling.temperature, disable_dropout=True, use_bias_correction_kl=False,
     )  # fmt: skip
-    import transformers
-
     trainer = trl.GRPOTrainer(
         model=model,
         reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
@@ -141,8 +142,6 @@ def test_loss_and_gradients_equal_trl_s(architecture: str, aggregate: str, tmp_p
 def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Path) -> None:
     config, groups = stage(kl={"coef": 0.3}), random_groups()
     folder = write_tiny_model(tmp_path / "reference", seed=5)
-    import transformers
-
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
     vocabulary = reference.config.vocab_size
     model = tiny_model("qwen3", vocab_size=vocabulary)
@@ -224,6 +223,29 @@ def test_a_loss_that_is_not_finite_takes_no_step() -> None:
     with pytest.raises(StageError, match="loss is nan; no step was taken"):
         learner.update(TrainingBatch(**broken))
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """One process has one precision: accelerate keeps it in a state that all accelerators share."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4}])
+def test_in_bfloat16_the_policy_starts_as_its_reference_and_learns(params: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = stage(params=params, kl={"coef": 0.1}, learning_rate=1e-2)
+    learner = Learner(policy_of(model, folder), config, RunFacts(model="none", precision="bfloat16"))
+    learner.require_reference([[1, 2, 3, 4], [5, 6]])
+    batch = make_batch(random_groups(), config)
+    assert batch is not None
+    first = learner.update(batch)
+    assert first["policy/kl_nats"] == 0.0 and learner.update(batch)["policy/kl_nats"] > 0
+    assert all(p.dtype == torch.float32 for p in learner.policy.model.parameters())
 
 
 def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
