@@ -13,7 +13,6 @@ from stages.preflight import (
     Problem,
     check_data,
     count_parameters,
-    memory_needed,
     start_gold_trials,
 )
 
@@ -57,6 +56,6 @@ def _memory(config: RunConfig) -> Iterator[str]:
     if count is None:
         return
     for name, stage in config.stages.items():
-        need = memory_needed(stage, count, config.precision) / 2**30
+        need = count * stage.bytes_per_parameter(config.precision) / 2**30
         if need >= 1:
             yield f"stage {name!r} needs about {need:.0f} GiB for weights, gradients and optimizer, without activations"

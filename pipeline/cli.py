@@ -4,6 +4,7 @@ Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage f
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import summary
@@ -61,8 +63,9 @@ def run_command(
         folder = RunFolder(runs / config.name)
         if folder.load() is not None and not resume:
             raise ConfigError(
-                f"{folder.root} holds a run already. To go on with it: strop resume {folder.root}. To keep it and run "
-                f"anew: --set name={config.name}-2. To start over: delete {folder.root}"
+                f"{folder.root} holds a run already. To go on with it as it is: strop resume {folder.root}. To go on "
+                f"with the recipe as you have changed it: strop run {recipe} --resume. To keep it and run anew: --set "
+                f"name={config.name}-2. To start over: delete {folder.root}"
             )
         _drive(config, folder, only, recipe.read_text())
 
@@ -73,6 +76,14 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
     with _readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
+        state = folder.load()
+        if state is not None and state.begun_in not in ("", str(Path.cwd())):
+            errors.print(
+                f"note: the run was begun in {state.begun_in}, from which its recipe's paths are seen; this is "
+                f"{Path.cwd()}",
+                highlight=False,
+                markup=False,
+            )
         _drive(load_config(folder.resolved, set_), folder, None, None)
 
 
@@ -110,10 +121,14 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     gains = summary.gains_table(config, folder, state)
     if gains is not None:
         console.print(gains)
+    for name in [name for name in config.stages if (folder.stage(name) / "output" / "config.json").is_file()][-1:]:
+        console.print(f"the model of {name}, a Hugging Face folder: {folder.stage(name) / 'output'}", highlight=False)
     console.print(f"the same for programs: {folder.summary}", highlight=False)
 
 
 def _require_run(folder: RunFolder) -> None:
+    if folder.root.is_file():
+        raise ConfigError(f"{folder.root} is a file; what is asked for is a run's folder, such as runs/quickstart")
     if not folder.resolved.is_file():
         way_out = f"run its recipe with: strop run RECIPE --resume --runs {folder.root.parent}"
         raise ConfigError(f"{folder.root} holds no run that is whole ({folder.resolved.name} is missing); {way_out}")
@@ -148,8 +163,9 @@ def _show(config: RunConfig, findings: Findings) -> None:
         table.add_column(heading)
     for step in findings.steps:
         stage = config.stages[step.name]
-        reads = ", ".join([*stage.inputs().values(), *(data.path for data in stage.datasets().values())])
-        table.add_row(step.name, stage.kind, reads, step.action, step.why)
+        sources = list(stage.inputs().values()) or ["base model"]
+        reads = ", ".join([*sources, *(data.path for data in stage.datasets().values())])
+        table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
 
 
@@ -176,7 +192,7 @@ class _Lines:
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
-        console.print(f"[bold]{step.name}[/bold]: {step.action}, {step.why}", highlight=False)
+        console.print(f"[bold]{step.name}[/bold]: {step.action}, {escape(step.why)}", highlight=False, soft_wrap=True)
         self._next = time.monotonic() + self.EVERY_S
 
     def works(self, step: Step, attempt: Path) -> None:
@@ -186,19 +202,18 @@ class _Lines:
         self._next = time.monotonic() + self.EVERY_S
         newest = _last_metrics(attempt / "metrics.jsonl")
         if newest:
-            shown = [f"{name} {newest[name]:.4g}" for name in _SHOWN if name in newest]
+            shown = [f"{name} {value:.4g}" for name, value in newest.items() if _SHOWN.fullmatch(name)]
+            of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
             console.print(
-                f"  {step.name} step {newest['step']:.0f}  {'  '.join(shown)}", highlight=False, soft_wrap=True
+                f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
 
-_SHOWN = (
-    "train/loss",
-    "preference/accuracy_beyond_offset",
-    "reward/mean",
-    "rollout/no_signal_fraction",
-    "sync/drift_max",
-)
+_SHOWN = re.compile(r"train/loss|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction")
+"""Metrics that the progress lines tell: each reward's own mean among them, so that a dead one is seen."""
 
 
 def _last_metrics(path: Path) -> dict[str, float]:
@@ -218,7 +233,7 @@ def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
     stage = state.stage(name)
     attempt = folder.stage(name) / "latest"
     if stage.status == "failed":
-        errors.print(f"{name} failed: {stage.cause}\n  {attempt / 'stage.log'}", highlight=False)
+        errors.print(f"{name} failed: {stage.cause}\n  {attempt / 'stage.log'}", highlight=False, markup=False)
     elif stage.status == "running":
         newest = _last_metrics(attempt / "metrics.jsonl")
         at = f"step {newest['step']:.0f}" if newest else "no step yet"

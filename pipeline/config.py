@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 class RunConfig(RunFacts):
     """One run: facts that hold throughout, and its stages by name."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
+    name: str = Field(max_length=100)
     """The run's folder is `runs/<name>`."""
     stages: dict[str, AnyStage] = Field(min_length=1)
     """In the order in which they are to run, as far as the graph leaves a choice."""
@@ -29,6 +29,13 @@ class RunConfig(RunFacts):
     """A cluster to join, such as `auto` or `ray://host:10001`; none: Ray starts here. `RAY_ADDRESS` overrides it."""
     stall_timeout_s: float = Field(default=1800.0, gt=0)
     """How long a stage may give no sign of life before it is stopped."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError("it names the run's folder: letters, digits, '.', '-' and '_', no spaces")
+        return name
 
     @field_validator("stages")
     @classmethod
@@ -74,6 +81,11 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_StrictLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-5 for a text
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
@@ -96,6 +108,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"--set {override!r} has no '='; write it as --set stages.dpo.loss.beta=0.05")
     *parents, leaf = path.split(".")
+    stages = tree.get("stages")
+    if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
+        raise ConfigError(f"--set {path}: there is no stage {parents[1]!r}{_nearest(parents[1], list(stages))}")
     if not all((*parents, leaf)):
         raise ConfigError(f"--set {override!r} has an empty name in its path; write it as --set stages.sft.num_steps=9")
     node = tree
@@ -160,7 +175,19 @@ def _explain_tag(where: str, problem: Any, node: Any) -> str:
     return f"{where}: {tag!r} is not one of {', '.join(valid)}{_nearest(tag, valid)}"
 
 
+ELSEWHERE_CALLED = {
+    "dpo": "preference", "odpo": "preference", "kto": "preference", "ppo": "grpo", "rl": "grpo", "eval": "evaluate",
+    "exam": "evaluate", "num_generations": "group_size", "lr": "learning_rate", "max_steps": "num_steps",
+    "num_train_epochs": "num_epochs", "epochs": "num_epochs", "max_length": "max_tokens",
+    "max_seq_length": "max_tokens", "max_completion_length": "max_tokens", "lora": "params", "peft": "params",
+    "epsilon": "clip_low",
+}  # fmt: skip
+"""Other systems' words -> ours, as far as spelling does not tell."""
+
+
 def _nearest(name: str, valid: Sequence[str]) -> str:
+    if ELSEWHERE_CALLED.get(name) in valid:
+        return f". Did you mean {ELSEWHERE_CALLED[name]!r}?"
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f". Did you mean {close[0]!r}?"

@@ -55,7 +55,7 @@ def _check_edge(stages: Mapping[str, StageConfig], name: str, role: str, source:
         if source == "base":
             hint = "; to start from the base model, leave init_from out"
         raise ConfigError(f"stage {name!r} reads from {source!r}, which is not a stage; stages are {known}{hint}")
-    wanted = "pairs" if role == "pairs" else "model"
+    wanted = stages[name].input_kind(role)
     given = stages[source].produces
     if wanted != given:
         raise ConfigError(f"stage {name!r} reads its {role} from {source!r}, which hands over {given}, not {wanted}")

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config import RunConfig
 from pipeline.graph import order
-from pipeline.state import RunFolder, RunState
+from pipeline.state import Identity, RunFolder, RunState
 from stages.data.rows import fingerprint as data_fingerprint
 from stages.preflight import code_fingerprint, model_fingerprint, rewards_of
 
@@ -21,57 +21,100 @@ class Step:
     action: Literal["run", "continue", "skip"]
     """``continue``: the same stage was begun before; it goes on from its last checkpoint."""
     why: str
-    fingerprint: str
+    identity: Identity
+    """What its result follows from."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the identity."""
+        return _fingerprint(self.identity)
 
 
-def fingerprints(config: RunConfig, ordered: Sequence[str]) -> dict[str, str]:
-    """Return each stage's identity: config, facts of the run, base model, data, reward code, inputs' identities.
+def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]:
+    """Return what each stage's result follows from, in words that a person can compare.
 
-    Contents are hashed, not names: an edited file re-runs the stages that read it. How the work is done (checkpoints,
-    time limits, memory) is no part of it.
+    That is config, facts of the run, base model, data, reward code and the inputs' identities. Contents are hashed,
+    not names: an edited file re-runs the stages that read it. How the work is done (checkpoints, time limits, memory)
+    is no part of it.
     """
     base = model_fingerprint(config.model)
-    found: dict[str, str] = {}
+    found: dict[str, Identity] = {}
     for name in ordered:
         stage = config.stages[name]
-        identity = {
+        found[name] = {
             "name": name,
-            "facts": config.facts.identity(generates=stage.generates),
-            "base": base,
+            "run": config.facts.identity(generates=stage.generates),
+            "base model": base,
             "config": stage.identity(),
-            "data": {role: data_fingerprint(data) for role, data in stage.datasets().items()},
-            "rewards": {reward.label: code_fingerprint(reward) for reward in rewards_of(stage)},
-            "inputs": {role: found[source] for role, source in stage.inputs().items()},
+            "content of data": {data.path: data_fingerprint(data) for data in stage.datasets().values()},
+            "code of reward": {reward.label: code_fingerprint(reward) for reward in rewards_of(stage)},
+            "input": {source: _fingerprint(found[source]) for source in stage.inputs().values()},
         }
-        found[name] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return found
+
+
+def _fingerprint(identity: Identity) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def plan_of(config: RunConfig, folder: RunFolder) -> list[Step]:
     """Plan a recipe against what its run's folder holds."""
     ordered = order(config.stages)
     whole = {name for name in ordered if folder.is_whole(name, has_artifact=config.stages[name].produces != "exam")}
-    return plan(ordered, fingerprints(config, ordered), folder.load(), whole=whole)
+    manifests = folder.manifests(ordered)
+    return plan(ordered, identities(config, ordered), folder.load(), whole=whole, manifests=manifests)
 
 
 def plan(
-    ordered: Sequence[str], fingerprints: Mapping[str, str], state: RunState | None, *, whole: Collection[str]
+    ordered: Sequence[str],
+    identities: Mapping[str, Identity],
+    state: RunState | None,
+    *,
+    whole: Collection[str],
+    manifests: Mapping[str, str],
 ) -> list[Step]:
-    """Say of each stage, in order, whether it runs, goes on, or is done; results of those in ``whole`` are there."""
-    return [_step(name, fingerprints[name], state, name in whole) for name in ordered]
+    """Say of each stage, in order, whether it runs, goes on, or is done.
+
+    The results of the stages in ``whole`` are there. ``manifests`` are the hashes of what stages have handed over.
+    """
+    return [_step(name, identities[name], state, name in whole, manifests) for name in ordered]
 
 
-def _step(name: str, fingerprint: str, state: RunState | None, is_whole: bool) -> Step:
+def _step(name: str, identity: Identity, state: RunState | None, is_whole: bool, manifests: Mapping[str, str]) -> Step:
     before = state.stage(name) if state else None
     if before is None or before.attempts == 0:
-        return Step(name=name, action="run", why="never ran", fingerprint=fingerprint)
-    if before.fingerprint != fingerprint:
-        return Step(
-            name=name, action="run", why="its config, data, rewards or an input changed", fingerprint=fingerprint
-        )
+        return Step(name=name, action="run", why="never ran", identity=identity)
+    if before.identity != identity:
+        why = f"changed since: {', '.join(_changes(before.identity, identity))}"
+        return Step(name=name, action="run", why=why, identity=identity)
+    remade = [source for source, read in before.inputs.items() if manifests.get(source) != read]
+    if remade:
+        why = f"it read what is no longer there: {', '.join(remade)} {'is' if len(remade) == 1 else 'are'} made anew"
+        return Step(name=name, action="run", why=why, identity=identity)
     if before.status == "done" and not is_whole:
-        return Step(name=name, action="run", why="its result is no longer there", fingerprint=fingerprint)
+        return Step(name=name, action="run", why="its result is no longer there", identity=identity)
     if before.status == "done":
-        return Step(name=name, action="skip", why="done with this config, data and inputs", fingerprint=fingerprint)
-    why = f"failed: {before.cause.splitlines()[0]}" if before.cause else "was stopped in the middle"
-    return Step(name=name, action="continue", why=why, fingerprint=fingerprint)
+        return Step(name=name, action="skip", why="done with this config, data and inputs", identity=identity)
+    why = f"failed: {' '.join(before.cause.split())[:200]}" if before.cause else "was stopped in the middle"
+    return Step(name=name, action="continue", why=why, identity=identity)
+
+
+def _changes(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    """Name what differs between two identities: with both values where a person wrote them, hashes by name alone."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield from _changes(before.get(key), after.get(key), f"{where} {key}".strip())
+    elif _is_hash(before) or _is_hash(after):
+        yield where
+    else:
+        yield f"{where} {_short(before)} -> {_short(after)}"
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

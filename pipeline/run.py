@@ -54,7 +54,7 @@ def run(
 
     ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
-    state = folder.load() or RunState(name=config.name)
+    state = folder.load() or RunState(name=config.name, begun_in=str(Path.cwd()))
     wanted = needed(config.stages, only) if only else set(config.stages)
     steps = [step for step in plan_of(config, folder) if step.name in wanted]
     launcher: Launcher | None = None
@@ -79,9 +79,17 @@ def _launched(launch: Callable[[], Launcher]) -> Launcher:
 def _run_stage(
     config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> RunState:
-    before = state.stage(step.name) if step.action == "continue" else StageState()
+    before = _as_left(folder, state, step.name) if step.action == "continue" else StageState()
     number = before.attempts + 1
-    running = replace(before, status="running", fingerprint=step.fingerprint, attempts=number, cause="")
+    running = replace(
+        before,
+        status="running",
+        identity=step.identity,
+        inputs=folder.manifests(config.stages[step.name].inputs().values()),
+        attempts=number,
+        begun=time.time(),
+        cause="",
+    )
     state = state.with_stage(step.name, running)
     if step.action == "run":
         folder.set_aside(step.name)  # before run.json has the new fingerprint, under which old checkpoints would go on
@@ -97,7 +105,7 @@ def _run_stage(
     ended = replace(
         running, status="done" if outcome.result else "failed", wall_s=before.wall_s + seconds, cause=outcome.cause
     )
-    state = replace(state.with_stage(step.name, ended), wall_s=state.wall_s + seconds)
+    state = state.with_stage(step.name, ended)
     try:
         if outcome.result is not None:
             folder.save_result(step.name, outcome.result)
@@ -110,11 +118,20 @@ def _run_stage(
     return state
 
 
+def _as_left(folder: RunFolder, state: RunState, name: str) -> StageState:
+    """Return where a stage stands, with the time of an attempt whose driver was killed before it could write it."""
+    left = state.stage(name)
+    if left.status != "running":
+        return left
+    return replace(left, wall_s=left.wall_s + max(0.0, folder.last_sign_of_life(name) - left.begun))
+
+
 def _failure(folder: RunFolder, step: Step, job: Job, cause: str) -> StageFailed:
     return StageFailed(
         f"stage {step.name!r} failed: {cause}\n"
         f"  what it printed:  {job.attempt / 'stage.log'}\n"
-        f"  to go on:         strop resume {folder.root}"
+        f"  to go on:         strop resume {folder.root}\n"
+        "  ... once mended:  strop run RECIPE --resume   (resume alone goes by the recipe as it was)"
     )
 
 

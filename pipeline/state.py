@@ -4,18 +4,22 @@ Every file is written under another name and renamed, so that a kill leaves the 
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from stages.base import Estimate, StageResult
 
 Status = Literal["waiting", "running", "done", "failed"]
+
+Identity = Mapping[str, Any]
+"""What a stage's result follows from, as JSON."""
 
 
 class RunFolderError(ValueError):
@@ -27,9 +31,13 @@ class StageState:
     """Where one stage stands."""
 
     status: Status = "waiting"
-    fingerprint: str = ""
-    """Of the config, data and inputs it ran with."""
+    identity: Identity = field(default_factory=dict)
+    """The config, data and inputs it ran with."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the manifests that it read, by stage: the same recipe run twice may come to other weights."""
     attempts: int = 0
+    begun: float = 0.0
+    """When the newest attempt began, in seconds since the epoch."""
     wall_s: float = 0.0
     """Seconds spent in it, over all attempts."""
     cause: str = ""
@@ -41,9 +49,14 @@ class RunState:
     """Where a run stands; `run.json`."""
 
     name: str
-    wall_s: float = 0.0
-    """Seconds spent in stages, over all attempts that ended."""
+    begun_in: str = ""
+    """The folder in which the run was begun; the recipe's paths are seen from there."""
     stages: Mapping[str, StageState] = field(default_factory=dict)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in stages, over all their attempts."""
+        return sum(stage.wall_s for stage in self.stages.values())
 
     def stage(self, name: str) -> StageState:
         """Return where a stage stands; one never seen is waiting."""
@@ -87,7 +100,7 @@ class RunFolder:
         try:
             tree = json.loads(path.read_text())
             stages = {name: StageState(**stage) for name, stage in tree["stages"].items()}
-            return RunState(name=tree["name"], wall_s=tree["wall_s"], stages=stages)
+            return RunState(**{**tree, "stages": stages})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _damaged(path, error) from error
 
@@ -107,19 +120,31 @@ class RunFolder:
             not has_artifact or (stage / "output" / "manifest.json").is_file()
         )
 
+    def manifests(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the hashes of these stages' manifests, as far as they have one."""
+        files = {name: self.stage(name) / "output" / "manifest.json" for name in names}
+        return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+
     def set_aside(self, name: str) -> None:
         """Move a stage's folder to `<stage>.old-N`: what was computed is never thrown away unasked."""
         if self.stage(name).exists():
-            number = 1 + len(list(self.root.glob(f"{name}.old-*")))
+            numbers = [int(old.suffix.removeprefix(".old-")) for old in self.root.glob(f"{name}.old-*")]
+            number = 1 + max(numbers, default=0)
             self.stage(name).rename(self.root / f"{name}.old-{number}")
+
+    def last_sign_of_life(self, name: str) -> float:
+        """Return when a stage's newest attempt last wrote something, in seconds since the epoch; 0.0 for never."""
+        files = [self.stage(name) / "latest" / file for file in ("stage.log", "metrics.jsonl")]
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
     def is_driven(self) -> bool:
         """Say whether some process holds the run."""
-        try:
-            with self.locked():
-                return False
-        except BlockingIOError:
-            return True
+        with (self.root / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def result(self, name: str) -> StageResult:
         """Read what a finished stage said of itself; an empty result where that was deleted."""
@@ -152,17 +177,27 @@ class RunFolder:
         """Hold the run against a second driver; the lock falls with the process."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _lock(file):
                 file.seek(0)
-                raise BlockingIOError(
-                    f"another process ({file.read().strip()}) drives {self.root}; wait or stop it"
-                ) from error
+                raise BlockingIOError(f"another process ({file.read().strip()}) drives {self.root}; wait or stop it")
             file.truncate(0)
             file.write(f"pid {os.getpid()}")
             file.flush()
             yield
+
+
+def _lock(file: IO[str], patience_s: float = 1.0) -> bool:
+    """Take the lock; a look by `RunFolder.is_driven` holds it for a moment, and is waited for."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _damaged(path: Path, error: Exception) -> RunFolderError:

@@ -1,5 +1,6 @@
 """What a run came to: a table for people and `summary.json` for programs."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -31,8 +32,7 @@ def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str
         ],
         "gains": {
             step: {quantity: asdict(value) for quantity, value in row.items()}
-            for result in results.values()
-            for step, row in result.gains.items()
+            for step, row in _joined(result.gains for result in results.values()).items()
         },
     }
 
@@ -77,9 +77,13 @@ def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table 
 
 def _exams(results: dict[str, StageResult]) -> dict[str, dict[str, Estimate]]:
     """Join the exams of all evaluate stages, by examined stage."""
+    return _joined(result.exams for result in results.values())
+
+
+def _joined(tables: Iterable[Mapping[str, Mapping[str, Estimate]]]) -> dict[str, dict[str, Estimate]]:
     joined: dict[str, dict[str, Estimate]] = {}
-    for result in results.values():
-        for name, row in result.exams.items():
+    for table in tables:
+        for name, row in table.items():
             joined.setdefault(name, {}).update(row)
     return joined
 

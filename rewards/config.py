@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
 
 
 class RewardConfigBase(BaseModel):
@@ -54,10 +54,17 @@ class FunctionRewardConfig(RewardConfigBase):
     """A function of the user's, in TRL's signature: f(prompts, completions, **columns) -> list of floats."""
 
     type: Literal["function"] = "function"
-    import_path: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    import_path: str
     """`module:function`, importable from the folder in which the run was started."""
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """Further keyword arguments, passed at every call."""
+
+    @field_validator("import_path")
+    @classmethod
+    def _names_a_function(cls, import_path: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", import_path):
+            raise ValueError("an import path is 'module:function', such as my_rewards:cites_a_source")
+        return import_path
 
     @property
     def label(self) -> str:
@@ -72,11 +79,19 @@ def _reward_type(value: Any) -> str | None:
     return getattr(value, "type", None)
 
 
+def _in_short(value: Any) -> Any:
+    """Take `math` for ``{type: math}``, and `module:function` for ``{import_path: module:function}``."""
+    if isinstance(value, str):
+        return {"import_path": value} if ":" in value else {"type": value}
+    return value
+
+
 RewardConfig = Annotated[
     Annotated[MathRewardConfig, Tag("math")]
     | Annotated[FormatRewardConfig, Tag("format")]
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),
+    BeforeValidator(_in_short),
 ]
 
 
@@ -102,3 +117,8 @@ class ScoringConfig(BaseModel):
     """Share of unscorable attempts, over the last `window_attempts`, past which the run stops."""
     window_attempts: int = Field(default=512, ge=1)
     """Length of that window, in attempts."""
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds after which a group that a worker took up has its scores, whatever the rewards do."""
+        return (self.max_retries + 1) * (self.start_timeout_s + self.deadline_s)

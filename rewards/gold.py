@@ -1,12 +1,11 @@
 """The gold check: does every reward give full marks to the right answer? `strop check` asks, before a run."""
 
 import math
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rewards.config import RewardConfig
+from rewards.config import RewardConfig, ScoringConfig
 from rewards.process import RewardProcess, WorkerError
 from rewards.registry import check_labels
 from rewards.types import FAILURES, Attempt, Score
@@ -19,35 +18,37 @@ class GoldCheck:
 
         with GoldCheck(rewards) as check:   # the worker imports the rewards meanwhile
             attempts = read_gold_answers()
-            problems = check.problems(attempts, deadline_s=30)
+            problems = check.problems(attempts)
     """
 
-    def __init__(self, rewards: Sequence[RewardConfig]) -> None:
+    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig | None = None) -> None:
         """Start the worker, which goes on by itself; RewardError when the list of rewards is wrong."""
         check_labels(rewards)
         self._rewards = tuple(rewards)
+        self._scoring = scoring or ScoringConfig()
         self._process = RewardProcess(self._rewards)
 
-    def problems(self, attempts: Sequence[Attempt], deadline_s: float = 30.0) -> list[str]:
-        """Score gold answers, each as a group of one; say what is wrong in a line a reward, or nothing.
+    def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:
+        """Score gold answers, each as a group of two copies; say what is wrong in a line a reward, or nothing.
 
-        A reward is wrong when it fails, or gives less than its ``gold_value``; one that does not apply to a
-        row is not. Rows are numbered from 1. The deadline is for importing and scoring together.
+        A reward is wrong when it fails, or gives a gold answer less than its ``gold_value``; one that does not apply
+        to a row is not. Of ``other`` answers only failures are told. Rows are numbered from 1, gold ones first. The
+        deadlines are those of a run.
         """
-        end = time.monotonic() + deadline_s
+        attempts = [*gold, *other]
         scores: list[Score] = []
         where = ""
         try:
-            self._process.wait_ready(deadline_s)
-            where = "on the gold answer of row"
+            self._process.wait_ready(self._scoring.start_timeout_s)
+            where = "on the answer of row"
             for attempt in attempts:
-                scores += self._process.score([attempt], max(0.0, end - time.monotonic()))
+                scores += self._process.score([attempt, attempt], self._scoring.deadline_s)[:1]
         except WorkerError as error:
             labels = ", ".join(repr(reward.label) for reward in self._rewards)
             row = f" {where} {len(scores) + 1}" if where else ""
             what = str(error) if error.cause == "error" else f"trying reward {labels}: {error}{row}"
-            return [*self._found(attempts, scores), what]
-        return self._found(attempts, scores)
+            return [*self._found(gold, scores), what]
+        return self._found(gold, scores)
 
     def close(self) -> None:
         """End the worker; safe to call twice."""
@@ -61,17 +62,17 @@ class GoldCheck:
     ) -> None:
         self.close()
 
-    def _found(self, attempts: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
+    def _found(self, gold: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
         """Return at most one line of failures, and one for each reward with low marks."""
         failed = [row for row, score in enumerate(scores) if score.cause in FAILURES]
-        found = [f"{scores[row].detail}, on the gold answer of {_rows(failed)}" for row in failed[:1]]
+        found = [f"{scores[row].detail}, on the answer of {_rows(failed)}" for row in failed[:1]]
         for reward in self._rewards:
-            marks = [score.parts[reward.label] for score in scores]
+            marks = [score.parts[reward.label] for score in scores[: len(gold)]]
             least = -math.inf if reward.gold_value is None else reward.gold_value
             low = [row for row, mark in enumerate(marks) if mark is not None and mark < least]
             found += [
                 f"reward {reward.label!r} gives {marks[row]:g} to the gold answer of {_rows(low)}, "
-                f"{attempts[row].completion[-1]['content']!r:.200}; the right answer must score at least "
+                f"{gold[row].completion[-1]['content']!r:.200}; the right answer must score at least "
                 f"{least:g}. Mend the reward or the gold answers, or set its `gold_value` to null if it does "
                 "not judge rightness"
                 for row in low[:1]
@@ -82,9 +83,3 @@ class GoldCheck:
 def _rows(rows: Sequence[int]) -> str:
     more = f" (and of {len(rows) - 1} more)" if len(rows) > 1 else ""
     return f"row {rows[0] + 1}{more}"
-
-
-def check_gold(rewards: Sequence[RewardConfig], attempts: Sequence[Attempt], deadline_s: float = 30.0) -> list[str]:
-    """Run a whole gold check and return its problems; see `GoldCheck`."""
-    with GoldCheck(rewards) as check:
-        return check.problems(attempts, deadline_s)

@@ -96,11 +96,13 @@ def arguments(function: RewardFunction, group: Sequence[Attempt]) -> dict[str, A
     everything["completions"] = [[dict(turn) for turn in a.completion] for a in group]
     bound = function.keywords if isinstance(function, functools.partial) else {}
     parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return {name: value for name, value in everything.items() if name not in bound}
-    missing = [p.name for p in parameters if p.default is p.empty and p.name not in everything]
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    named = [p for p in parameters if p.kind not in variadic]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in everything]
     if missing:
         raise ValueError(f"it needs the columns {missing}; the data has {sorted(names)}")
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {name: value for name, value in everything.items() if name not in bound}
     return {p.name: everything[p.name] for p in parameters if p.name in everything and p.name not in bound}
 
 

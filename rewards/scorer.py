@@ -60,7 +60,7 @@ class Scorer:
     def submit(self, group: Sequence[Attempt]) -> Future[list[Score]]:
         """Score one whole prompt group; the future never raises for what a reward does.
 
-        It is done within ``(max_retries + 1) * (start_timeout_s + deadline_s)`` of a worker's taking it up.
+        It is done within ``longest_wait_s`` of a worker's taking it up.
         It raises RewardError when the scorer is closed first.
         """
         job = _Job(group=tuple(group), scores=Future())
@@ -69,6 +69,11 @@ class Scorer:
                 raise RewardError("the scorer is closed; submit groups before close()")
             self._jobs.put(job)
         return job.scores
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds within which a worker scores a group that it has taken up, whatever the rewards do."""
+        return self._scoring.longest_wait_s
 
     def counts(self) -> Mapping[Cause, int]:
         """How many attempts ended with each cause, since the start."""

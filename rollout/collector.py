@@ -38,7 +38,7 @@ class Collector:
     """Turns prompts into scored groups, all completions of a call by one version of the policy.
 
     ``decode`` turns token ids into text without special tokens. ``on_answer`` hears of every
-    answered prompt. ``score_timeout_s`` is the longest time
+    answered and of scored prompts. ``score_timeout_s`` is the longest time
     without any group being scored, once generation is over.
     """
 
@@ -111,6 +111,7 @@ class Collector:
                     f"no group was scored for {self._score_timeout_s:.0f} s, {len(pending)} of "
                     f"{len(futures)} are open; a reward hangs past its deadline, or there are too few workers"
                 )
+            self._on_answer()
             yield from done
 
     def _group(self, prompt: Prompt, completions: Sequence[Completion], scores: Sequence[Score]) -> RolloutGroup:
@@ -126,14 +127,17 @@ def request_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest(), "big")
 
 
-def has_signal(group: RolloutGroup) -> bool:
-    """Say whether a group's rewards differ, by more than a tolerance; unscorable rollouts do not count."""
+def has_signal(group: RolloutGroup, tolerance: float) -> bool:
+    """Say whether a group's rewards differ by more than a tolerance; unscorable rollouts do not count."""
     values = [rollout.score.value for rollout in group.rollouts if rollout.score.value is not None]
-    return bool(values) and max(values) - min(values) > SIGNAL_TOLERANCE
+    return bool(values) and max(values) - min(values) > tolerance
 
 
-def summarize(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """Return the metrics of a collection; a mean of nothing is left out."""
+def summarize(groups: Sequence[RolloutGroup], *, tolerance: float = SIGNAL_TOLERANCE) -> dict[str, float]:
+    """Return the metrics of a collection; a mean of nothing is left out.
+
+    A group whose rewards spread no further than ``tolerance`` has no signal.
+    """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return {}
@@ -147,7 +151,7 @@ def summarize(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         **{f"reward/cause/{cause}/count": float(count) for cause, count in sorted(causes.items())},
         "rollout/length/mean_tokens": statistics.fmean(len(r.completion.token_ids) for r in rollouts),
         "rollout/truncated_fraction": cut / len(rollouts),
-        "rollout/no_signal_fraction": sum(not has_signal(group) for group in groups) / len(groups),
+        "rollout/no_signal_fraction": sum(not has_signal(group, tolerance) for group in groups) / len(groups),
     }
 
 

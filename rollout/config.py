@@ -91,3 +91,6 @@ class WeightSyncConfig(_Config):
     """
     timeout_s: float = Field(default=120.0, gt=0)
     """How long one sync may take."""
+    folder: str | None = Field(default=None, min_length=1)
+    """Where weights lie on their way, for the time of a sync; by default shared memory, of which a container may
+    have little."""

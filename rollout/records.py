@@ -43,7 +43,10 @@ def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial, compression="zstd")
+        with partial.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())  # a name on the disk means the content is
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

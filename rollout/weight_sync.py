@@ -64,13 +64,11 @@ class WeightSync:
     starts. The last weights are kept in this process's memory, to count what changed.
     """
 
-    def __init__(
-        self, pool: Pool, config: WeightSyncConfig, folder: Path | None = None, *, precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, pool: Pool, config: WeightSyncConfig, *, precision: Precision = "float32") -> None:
         self._pool = pool
         self._config = config
         self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
-        self._folder = _LockedFolder(folder or _default_folder())
+        self._folder = _LockedFolder(Path(config.folder) if config.folder else _default_folder())
         self._last: dict[str, torch.Tensor] = {}
 
     def publish(
@@ -89,6 +87,7 @@ class WeightSync:
         _check_probes(probes, probe_logprobs)
         start = time.monotonic()
         tensors = _own_copies(weights)
+        self._folder.require_space(sum(tensor.nbytes for tensor in tensors.values()))
         path = self._folder.path / f"version-{version}.safetensors"
         try:
             save_file(tensors, path)
@@ -159,6 +158,14 @@ class _LockedFolder:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._descriptor = os.open(self.path, os.O_RDONLY)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def require_space(self, num_bytes: int) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < num_bytes:
+            raise RolloutError(
+                f"{self.path.parent} has {free / 1e9:.2f} GB free and the weights are {num_bytes / 1e9:.2f} GB; name a "
+                "roomier folder in sync.folder (a container gets more shared memory by --shm-size)"
+            )
 
     def remove(self) -> None:
         if self.path.exists():

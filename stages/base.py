@@ -3,7 +3,7 @@
 Imports nothing heavy; `pipeline` builds these and a stage's ``run(config, context)`` reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rollout.config import EngineConfig, VLLMEngineConfig
 from rollout.engine import Precision
 from stages.data.config import DataConfig
+from stages.data.rows import Row
 from stages.metrics import MetricsFile
 
 
@@ -53,8 +54,10 @@ class StageConfig(Config):
     """What the stage hands over: `model`, `pairs` or `exam`."""
     generates: ClassVar[bool] = False
     """Whether the stage starts engines."""
+    holds_out: ClassVar[bool] = False
+    """Whether its data must be in no other stage's."""
     needs_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that each of its data sets must have."""
+    """Columns that each row must have whatever the config says."""
     of_the_machine: ClassVar[frozenset[str]] = frozenset({"checkpoint", "scoring", "sync", "micro_batch_size"})
     """Keys that change how the work is done and not what comes of it; no change of theirs re-runs a stage."""
 
@@ -65,6 +68,24 @@ class StageConfig(Config):
     def datasets(self) -> dict[str, DataConfig]:
         """Data sets from outside the run that this stage reads, by role."""
         return {}
+
+    def input_kind(self, role: str) -> str:
+        """What the stage in this role must hand over."""
+        return "model"
+
+    def columns(self) -> list[str]:
+        """Columns that each row of its data sets must have."""
+        return list(self.needs_columns)
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raise ValueError where rows make no sense under this config."""
+
+    def check_inputs(self, sources: Mapping[str, "StageConfig"]) -> None:
+        """Raise ValueError where what the stages in these roles would hand over makes no sense under this config."""
+
+    def bytes_per_parameter(self, precision: Precision) -> float:
+        """Memory for weights, gradients and optimizer by parameter of the model; activations and caches left out."""
+        return 4.0  # the policy, in float32 whatever the precision
 
     def identity(self) -> dict[str, Any]:
         """Return what of the config decides what comes of the stage."""

@@ -38,7 +38,15 @@ class Rollouts:
 
     def collector(self, sampling: SamplingConfig) -> Collector:
         """Return a collector that samples in this way."""
-        return Collector(self.pool, self.scorer, self.decode, sampling, self.eos_ids, on_answer=self.alive)
+        return Collector(
+            self.pool,
+            self.scorer,
+            self.decode,
+            sampling,
+            self.eos_ids,
+            score_timeout_s=2 * self.scorer.longest_wait_s,
+            on_answer=self.alive,
+        )
 
     def publish(self, policy: Policy, version: int, probes: Sequence[Sequence[int]]) -> SyncReport:
         """Give the engines the policy's weights and compare log-probabilities on the probes."""

@@ -24,9 +24,10 @@ class MetricsFile:
         """The attempt's folder."""
         return self._path.parent
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+    def write(self, step: int, values: Mapping[str, float], *, of: int | None = None) -> None:
+        """Append one line; ``of`` is the number of steps there will be."""
+        total = {} if of is None else {"num_steps": of}
+        line = json.dumps({"step": step, **total, "time": round(time.time(), 3), **values})
         with self._path.open("a") as file:
             file.write(line + "\n")
 

@@ -10,36 +10,32 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
-from rewards.config import FunctionRewardConfig, RewardConfig, columns_needed
+from rewards.config import FunctionRewardConfig, RewardConfig, ScoringConfig
 from rewards.gold import GoldCheck
 from rewards.registry import check_labels
 from rewards.types import Attempt
-from rollout.engine import Precision
+from stages.answering import AnsweringStageConfig
 from stages.base import RunFacts, StageConfig, StageError
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
-from stages.data.rows import Row, load_rows
-from stages.evaluate.config import EvaluateStage
-from stages.grpo.config import GRPOStage
-from stages.pairs.config import PairsStage
-from stages.preference.config import PreferenceStage
-from stages.preference.losses import pair_offsets
-from stages.training import SupervisedConfig, TrainingStageConfig
+from stages.data.config import DataSetConfig
+from stages.data.rows import Row, load_rows, reward_columns
+from stages.training import SupervisedConfig
 
 Problem = str
 """What is wrong, the rule, and the way out; a warning begins with `note:`."""
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-HASHED_BYTES = 1 << 26
-"""How much of each file of a base model its identity is taken from; with the sizes, enough to tell models apart."""
+HASHED_WHOLE_BYTES, HASHED_PARTS, HASHED_PART_BYTES = 1 << 26, 256, 1 << 18
+"""Files of a base model up to this size are hashed whole; of larger ones so many parts, spread evenly."""
+FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".yaml"}
+"""No id on the Hub ends so; whoever writes it means a file."""
 GOLD_SAMPLE = 8
 """How many gold answers each reward is tried on."""
 
 
 def rewards_of(stage: StageConfig) -> list[RewardConfig]:
     """Return the rewards that a stage uses."""
-    if isinstance(stage, (PairsStage, GRPOStage)):
-        return list(stage.rewards)
-    return [stage.reward] if isinstance(stage, EvaluateStage) else []
+    return stage.scored_by() if isinstance(stage, AnsweringStageConfig) else []
 
 
 def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
@@ -61,9 +57,10 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
         try:
             if rewards_of(stage):
                 check_labels(rewards_of(stage))
+            stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:
-                    loaded[name, role] = rows = load_rows(data, needed_columns(stage))
+                    loaded[name, role] = rows = load_rows(data, stage.columns())
                     yield from _check_rows(name, stage, role, rows, facts, chat)
                 else:
                     yield _about_hub_data(name, data.path, stages)
@@ -72,25 +69,25 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     yield from _check_exams_are_held_out(stages, loaded)
 
 
-def needed_columns(stage: StageConfig) -> list[str]:
-    """Return the columns that a stage's data sets must have: its own, its loss's and its rewards'."""
-    if isinstance(stage, PreferenceStage):
-        return stage.columns
-    return [*stage.needs_columns, *columns_needed(rewards_of(stage))]
-
-
 class GoldTrial:
-    """One reward of one stage, being tried on the stage's gold answers in a process of its own."""
+    """One reward, being tried in a process of its own on what the stages that use it read."""
 
-    def __init__(self, name: str, stage: StageConfig, reward: RewardConfig) -> None:
-        self._name = name
-        self._stage = stage
-        self._check = GoldCheck([reward])
+    def __init__(self, reward: RewardConfig, scoring: ScoringConfig) -> None:
+        self.stages: dict[str, AnsweringStageConfig] = {}
+        self._check = GoldCheck([reward], scoring)
 
     def problems(self) -> Iterator[Problem]:
-        """Say where the reward gives a gold answer less than full marks, or cannot run at all."""
-        for line in self._check.problems(gold_attempts(self._stage)):
-            yield f"stage {self._name!r}: {line}"
+        """Say where the reward gives a gold answer less than full marks, or cannot run at all; the first stage's."""
+        tried = set[str]()
+        for name, stage in self.stages.items():
+            for data in stage.datasets().values():
+                if not data.is_file or data.model_dump_json() in tried:
+                    continue
+                tried.add(data.model_dump_json())
+                found = self._check.problems(*trial_attempts(stage, data))
+                yield from (f"stage {name!r}: {line}" for line in found)
+                if found:
+                    return
 
     def __enter__(self) -> Self:
         return self
@@ -100,36 +97,51 @@ class GoldTrial:
 
 
 def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
-    """Start a trial of every reward, once where several stages use the same."""
-    first: dict[str, GoldTrial] = {}
+    """Start a trial of every reward, one where several stages use the same."""
+    trials: dict[str, GoldTrial] = {}
     for name, stage in stages.items():
-        for reward in rewards_of(stage):
-            identity = reward.model_dump_json(exclude={"weight"})
-            if identity not in first:
-                first[identity] = GoldTrial(name, stage, reward)
-    return list(first.values())
+        if isinstance(stage, AnsweringStageConfig):
+            for reward in stage.scored_by():
+                identity = reward.model_dump_json(exclude={"weight"})
+                trials[identity] = trials.get(identity) or GoldTrial(reward, stage.scoring)
+                trials[identity].stages[name] = stage
+    return list(trials.values())
 
 
-def gold_attempts(stage: StageConfig) -> list[Attempt]:
-    """Return gold answers as attempts, for trying rewards on; none where the data has no completions or answers."""
-    attempts = []
-    for data in (data for data in stage.datasets().values() if data.is_file):
-        rows = load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), needed_columns(stage))
-        attempts += [_gold_attempt(row) for row in rows if "completion" in row or "answer" in row]
-    return attempts
+def trial_attempts(stage: StageConfig, data: DataSetConfig) -> tuple[list[Attempt], list[Attempt]]:
+    """Return gold answers to try rewards on, and for rows that have none, answers of which nothing is asked.
+
+    A gold answer is a row's completion, or its `answer` in a box.
+    """
+    gold: list[Attempt] = []
+    other: list[Attempt] = []
+    for row in load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), stage.columns()):
+        completion = row.get("completion")
+        boxed = f"\\boxed{{{row['answer']}}}" if "answer" in row else None
+        text = completion or boxed or "an answer"
+        turns = text if isinstance(text, list) else [{"role": "assistant", "content": text}]
+        attempt = Attempt(prompt=row["prompt"], completion=turns, columns=reward_columns(row))
+        (gold if completion or boxed else other).append(attempt)
+    return gold, other
 
 
 def model_fingerprint(model: str) -> str:
-    """Return the identity of a model folder's content, or the Hub id."""
+    """Return the identity of a model folder's content, or the Hub id. Training touches every part of a large file."""
     folder = Path(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".jinja", ".safetensors") and file.is_file():
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
+        if file.suffix in (".json", ".jinja", ".safetensors", ".txt", ".model", ".py") and file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
             with file.open("rb") as stream:
-                digest.update(stream.read(HASHED_BYTES))
+                if size <= HASHED_WHOLE_BYTES:
+                    digest.update(stream.read())
+                    continue
+                for part in range(HASHED_PARTS):
+                    stream.seek(part * (size - HASHED_PART_BYTES) // (HASHED_PARTS - 1))
+                    digest.update(stream.read(HASHED_PART_BYTES))
     return digest.hexdigest()
 
 
@@ -148,19 +160,6 @@ def code_fingerprint(reward: RewardConfig) -> str:
     if found is None or found.origin is None or not Path(found.origin).is_file():
         return ""  # the reward's own trial says so
     return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
-
-
-def memory_needed(stage: StageConfig, num_parameters: int, precision: Precision) -> float:
-    """Return bytes that a stage's weights, gradients and optimizer need, activations and caches left out."""
-    each = 4.0  # the policy, in float32 whatever the precision
-    if isinstance(stage, TrainingStageConfig):
-        trained = 0.02 if stage.params.type == "lora" else 1.0
-        each += 12 * trained  # gradients and AdamW's two moments
-    if isinstance(stage, GRPOStage) and stage.kl.coef > 0 and stage.params.type == "full":
-        each += 4  # the reference
-    if stage.generates:
-        each += 4 if precision == "float32" else 2  # the engine's
-    return each * num_parameters
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -190,9 +189,10 @@ def _parameters_in(file: Path) -> int:
 def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> Problem:
     if path in stages:
         return f"stage {name!r}: {path!r} is a stage; to read what it makes, write data: {{stage: {path}}}"
-    if Path(path).exists() or not HUB_ID.fullmatch(path):
+    is_local = Path(path).exists() or Path(path).suffix in FILE_SUFFIXES
+    if is_local or not HUB_ID.fullmatch(path):
         return f"stage {name!r}: {path!r} is no data set; a file of rows is JSONL and ends in .jsonl"
-    return f"note: stage {name!r}: {path} is on the Hub; its rows are checked when the stage loads them"
+    return f"note: stage {name!r}: {path} is taken for a data set on the Hub; its rows are checked when the stage loads"
 
 
 def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
@@ -209,17 +209,17 @@ def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: Run
 def _check_rows(
     name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat | None
 ) -> Iterator[Problem]:
-    if isinstance(stage, PreferenceStage):
-        pair_offsets(rows, stage.loss)
+    stage.check_rows(rows)
     if chat is None:
         return
-    if stage.generates:
-        room = facts.engine.max_model_tokens - _max_tokens(stage, role)
+    if isinstance(stage, AnsweringStageConfig):
+        answer = stage.longest_answer(role)
+        room = facts.engine.max_model_tokens - answer
         prompts = [row["prompt"] for row in rows]
         for at, length in chat.longer_than(room, prompts, add_generation_prompt=True)[:1]:
             yield (
                 f"stage {name!r}: the prompt of row {at + 1} of {role} has {length} tokens, but the engine's context "
-                f"of {facts.engine.max_model_tokens} less the answer's {_max_tokens(stage, role)} leaves {room}; raise "
+                f"of {facts.engine.max_model_tokens} less the answer's {answer} leaves {room}; raise "
                 "engine.max_model_tokens or lower max_tokens"
             )
     if isinstance(stage, SupervisedConfig):
@@ -228,6 +228,11 @@ def _check_rows(
         cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
         if cut:
             yield f"note: stage {name!r}: {cut} of {len(whole)} rows are cut to max_tokens {stage.max_tokens}"
+
+
+def _question(row: Row) -> str:
+    """Return what is asked, without a system turn that a recipe may have put before it."""
+    return json.dumps([turn for turn in row["prompt"] if turn["role"] != "system"])
 
 
 def _check_template(chat: ChatFormat) -> Iterator[Problem]:
@@ -251,27 +256,13 @@ def _check_exams_are_held_out(
 ) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for (name, _), rows in loaded.items():
-        if not isinstance(stages[name], EvaluateStage):
-            seen |= {json.dumps(row["prompt"]): name for row in rows}
+        if not stages[name].holds_out:
+            seen |= {_question(row): name for row in rows}
     for (name, task), rows in loaded.items():
-        if isinstance(stages[name], EvaluateStage):
-            shared = [prompt for row in rows if (prompt := json.dumps(row["prompt"])) in seen]
+        if stages[name].holds_out:
+            shared = [question for row in rows if (question := _question(row)) in seen]
             if shared:
                 yield (
                     f"stage {name!r}: {len(shared)} problems of exam {task!r} are also in the data of stage "
                     f"{seen[shared[0]]!r}, such as {shared[0]:.80}; an exam must be held out"
                 )
-
-
-def _max_tokens(stage: StageConfig, role: str) -> int:
-    if isinstance(stage, EvaluateStage):
-        return stage.tasks[role].max_tokens
-    assert isinstance(stage, (PairsStage, GRPOStage))
-    return stage.sampling.max_tokens
-
-
-def _gold_attempt(row: Row) -> Attempt:
-    gold = row.get("completion") or [{"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"}]
-    gold = [{"role": "assistant", "content": gold}] if isinstance(gold, str) else gold
-    columns = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-    return Attempt(prompt=row["prompt"], completion=gold, columns=columns)

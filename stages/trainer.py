@@ -76,7 +76,7 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
                     f"{name} is {values[name]} at step {state.global_step}; the last checkpoint is whole. "
                     "Lower the learning rate or look at the data of this step, then resume"
                 )
-        self._context.metrics.write(state.global_step, values)
+        self._context.metrics.write(state.global_step, values, of=state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the trainer's folder into a whole checkpoint of ours."""

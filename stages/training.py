@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
+from rollout.engine import Precision
 from stages.base import Config, StageConfig
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -62,6 +63,10 @@ class TrainingStageConfig(StageConfig):
     """Gradients are scaled down to this norm."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
+    def bytes_per_parameter(self, precision: Precision) -> float:
+        """Gradients and AdamW's two moments come on top, of what trains."""
+        return super().bytes_per_parameter(precision) + 12 * (0.02 if self.params.type == "lora" else 1.0)
+
     def inputs(self) -> dict[str, str]:
         """The policy, where another stage made it."""
         return {"policy": self.init_from} if self.init_from else {}
@@ -84,7 +89,14 @@ class SupervisedConfig(TrainingStageConfig):
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:
         if (self.num_epochs is None) == (self.num_steps is None):
-            raise ValueError("give either num_epochs or num_steps, and not both")
+            given = "neither is" if self.num_steps is None else "both are"
+            raise ValueError(f"{given} given of num_steps and num_epochs; one of them says how long to train")
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.num_steps is not None and self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} leaves nothing of num_steps {self.num_steps}")
         return self
 
     @model_validator(mode="after")

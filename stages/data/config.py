@@ -12,7 +12,7 @@ class ColumnConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     column: str
-    """The data set's name for it."""
+    """The data set's name for it; `a.b` is column b inside column a."""
     pattern: str | None = None
     """Regular expression; what its first group matches is kept, and a row that does not match is an error."""
     template: str = "{}"
@@ -30,11 +30,16 @@ class ColumnConfig(BaseModel):
         return pattern
 
 
+def _column_alone(value: Any) -> Any:
+    return {"column": value} if isinstance(value, str) else value
+
+
 class DataSetConfig(BaseModel):
     """A JSONL file or a Hub data set, and how its columns map to ours.
 
     Ours are `prompt` (messages, or text for one user turn), `completion` (likewise, for the assistant) and whatever
-    rewards read, such as `answer`. In a recipe a bare string stands for ``{path: ...}``.
+    rewards read, such as `answer`. A column `messages` that ends with the assistant's turn is taken apart into the two.
+    In a recipe a bare string stands for ``{path: ...}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -47,8 +52,8 @@ class DataSetConfig(BaseModel):
     """Split of a Hub data set; a file has none."""
     revision: str | None = None
     """Commit of a Hub data set; pin it where a run must repeat."""
-    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
-    """Our column -> theirs. Empty: the names are ours already."""
+    columns: dict[str, Annotated[ColumnConfig, BeforeValidator(_column_alone)]] = Field(default_factory=dict)
+    """Our column -> theirs, a name or ``{column: ..., pattern: ...}``. Empty: the names are ours already."""
     system: str | None = None
     """System turn put before every prompt."""
     limit: int | None = Field(default=None, ge=1)

@@ -5,16 +5,13 @@ from typing import Any
 
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
-from stages.data.rows import Row, load_rows, row_id
-
-_NOT_FOR_REWARDS = {"prompt", "id"}
+from stages.data.rows import Row, load_rows, reward_columns, row_id
 
 
 def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any) -> list[Prompt]:
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
-    Columns other than the prompt go along for the rewards; a gold completion does so as ``gold_completion``, since
-    rewards know ``completions`` as what the policy wrote.
+    Columns other than the prompt go along for the rewards.
     """
     prompts = [_prompt(row, tokenizer) for row in load_rows(data, needs)]
     seen: dict[str, int] = {}
@@ -32,9 +29,4 @@ def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any) -> l
 
 def _prompt(row: Row, tokenizer: Any) -> Prompt:
     token_ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-    columns = {
-        "gold_completion" if name == "completion" else name: value
-        for name, value in row.items()
-        if name not in _NOT_FOR_REWARDS
-    }
-    return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=columns)
+    return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=reward_columns(row))

@@ -47,6 +47,18 @@ def row_id(row: Row) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def reward_columns(row: Row) -> dict[str, Any]:
+    """Return what of a row goes along with its prompt for rewards to read.
+
+    A gold completion does so as ``gold_completion``: rewards know ``completions`` as what the policy wrote.
+    """
+    return {
+        "gold_completion" if name == "completion" else name: value
+        for name, value in row.items()
+        if name not in ("prompt", "id")
+    }
+
+
 def _open(config: DataSetConfig) -> Path:
     path = Path(config.path)
     if not path.is_file():
@@ -93,7 +105,7 @@ def _read_hub(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[str, Any]) -> Row:
-    row: Row = dict(raw)
+    row: Row = _taken_apart(raw)
     for ours, source in config.columns.items():
         row[ours] = _mapped(source, where, raw)
     missing = [name for name in needs if row.get(name) is None]
@@ -101,7 +113,8 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
         raise DataError(
             f"{where} has no {' and no '.join(map(repr, missing))}; its columns are "
             f"{', '.join(map(repr, sorted(raw)))}. Name the right one under `columns`, "
-            f"for instance columns: {{{missing[0]}: {{column: ...}}}}"
+            f"for instance columns: {{{missing[0]}: THEIR_NAME}}"
+            + ("; plain DPO, loss: {type: dpo}, needs no scores" if "score_chosen" in missing else "")
         )
     for name, role in _AUTHOR.items():
         if row.get(name) is not None and (name in needs or name == "prompt"):
@@ -112,10 +125,24 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
     return row
 
 
+def _taken_apart(raw: Mapping[str, Any]) -> Row:
+    """Return the row, with a whole conversation in `messages`, as chat data sets have it, in our two columns too."""
+    turns = raw.get("messages")
+    if "prompt" in raw or not isinstance(turns, list) or len(turns) < 2:
+        return dict(raw)
+    last = turns[-1]
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        return dict(raw)
+    return {**raw, "prompt": turns[:-1], "completion": [last]}
+
+
 def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
-    if source.column not in raw:
-        raise DataError(f"{where} has no column {source.column!r}; its columns are {', '.join(map(repr, sorted(raw)))}")
-    value = raw[source.column]
+    value: Any = raw
+    for name in [source.column] if source.column in raw else source.column.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            known = ", ".join(map(repr, sorted(raw)))
+            raise DataError(f"{where} has no column {source.column!r}; its columns are {known}")
+        value = value[name]
     if source.pattern is not None:
         match = re.search(source.pattern, str(value))
         if match is None or match.group(1) is None:

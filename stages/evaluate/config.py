@@ -1,12 +1,13 @@
 """What a recipe may say about exams."""
 
+import re
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from rewards.config import MathRewardConfig, RewardConfig, ScoringConfig
-from rollout.config import WeightSyncConfig
-from stages.base import Config, StageConfig
+from rewards.config import MathRewardConfig, RewardConfig
+from stages.answering import AnsweringStageConfig
+from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
 
 
@@ -21,7 +22,7 @@ class TaskConfig(Config):
     """Answers a problem at temperature 1, beside the greedy one; 0: greedy alone."""
 
 
-class EvaluateStage(StageConfig):
+class EvaluateStage(AnsweringStageConfig):
     """Have earlier stages' models sit the same exams, and say what each gained over the one before."""
 
     kind: Literal["evaluate"]
@@ -31,12 +32,25 @@ class EvaluateStage(StageConfig):
     """Exams by name."""
     reward: RewardConfig = Field(default_factory=MathRewardConfig)
     """What marks the answers; its mean is the accuracy."""
-    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
-    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
 
     produces: ClassVar[str] = "exam"
-    generates: ClassVar[bool] = True
-    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    holds_out: ClassVar[bool] = True
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_are_folder_names(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        for name in tasks:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+                raise ValueError(f"exam name {name!r} will not do: up to 64 letters, digits, '-' and '_'")
+        return tasks
+
+    def scored_by(self) -> list[RewardConfig]:
+        """The one reward."""
+        return [self.reward]
+
+    def longest_answer(self, role: str) -> int:
+        """As this exam allows."""
+        return self.tasks[role].max_tokens
 
     def inputs(self) -> dict[str, str]:
         """The examined stages, each under its own name."""

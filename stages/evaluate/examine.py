@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from rewards.config import columns_needed
 from rollout.collector import summarize
 from rollout.config import SamplingConfig
 from rollout.records import read_groups, write_groups
@@ -48,7 +47,7 @@ def examine(config: EvaluateStage, context: StageContext, names: Sequence[str]) 
 
 def answer_file(context: StageContext, name: str, quantity: str) -> Path:
     """Where one model's scored answers to one exam are kept."""
-    return context.rollouts / f"{name}-{quantity.replace('/', '-')}.parquet"
+    return context.rollouts / name / f"{quantity}.parquet"
 
 
 def gains(before: Mapping[str, Marks], after: Mapping[str, Marks]) -> dict[str, Estimate]:
@@ -67,9 +66,9 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
 def _sit(
     config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
 ) -> None:
-    needs = [*config.needs_columns, *columns_needed([config.reward])]
+    columns = config.columns()
     prompts = {
-        quantity: load_prompts(task.data, needs, policy.tokenizer) for quantity, (task, _, _) in _sittings(config)
+        quantity: load_prompts(task.data, columns, policy.tokenizer) for quantity, (task, _, _) in _sittings(config)
     }
     rollouts.publish(policy, version, probes(next(iter(prompts.values())), config.sync.num_probes))
     for quantity, (task, temperature, num) in _sittings(config):

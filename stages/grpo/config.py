@@ -4,8 +4,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rewards.config import RewardConfig, ScoringConfig
-from rollout.config import SamplingConfig, WeightSyncConfig
+from rewards.config import RewardConfig
+from rollout.config import SamplingConfig
+from rollout.engine import Precision
+from stages.answering import AnsweringStageConfig
 from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
 from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
@@ -40,16 +42,14 @@ class KLConfig(Config):
     """0 keeps no reference in memory."""
 
 
-class GRPOStage(TrainingStageConfig):
+class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     """Sample groups from the current policy, score them, and learn from the differences inside each group."""
 
     kind: Literal["grpo"]
     prompts: DataConfig
     """Rows with `prompt` and whatever the rewards read."""
     rewards: list[RewardConfig] = Field(min_length=1)
-    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
     num_steps: int = Field(ge=1)
     """Optimizer steps."""
     prompts_per_step: int = Field(default=32, ge=1)
@@ -63,13 +63,21 @@ class GRPOStage(TrainingStageConfig):
     loss: ClippedRatio = Field(default_factory=ClippedRatio)
     kl: KLConfig = Field(default_factory=KLConfig)
 
-    generates: ClassVar[bool] = True
-    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+    of_the_machine: ClassVar[frozenset[str]] = TrainingStageConfig.of_the_machine | {"max_empty_batches"}
 
     @model_validator(mode="after")
     def _samples(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 makes all answers of a group equal; GRPO learns from differences")
+        return self
+
+    @model_validator(mode="after")
+    def _ratios_are_without_dropout(self) -> Self:
+        if isinstance(self.params, LoraParams) and self.params.dropout > 0:
+            raise ValueError(
+                "params.dropout must be 0 in a grpo stage: the ratio of two passes would show it as a change of the "
+                "policy"
+            )
         return self
 
     @model_validator(mode="after")
@@ -80,6 +88,19 @@ class GRPOStage(TrainingStageConfig):
                 f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of a grpo stage"
             )
         return self
+
+    def scored_by(self) -> list[RewardConfig]:
+        """Its rewards."""
+        return self.rewards
+
+    def longest_answer(self, role: str) -> int:
+        """As sampled."""
+        return self.sampling.max_tokens
+
+    def bytes_per_parameter(self, precision: Precision) -> float:
+        """A reference of its own comes on top; under an adapter the policy without it is the reference."""
+        has_reference = self.kl.coef > 0 and self.params.type == "full"
+        return super().bytes_per_parameter(precision) + (4 if has_reference else 0)
 
     def datasets(self) -> dict[str, DataSetConfig]:
         """The prompts."""

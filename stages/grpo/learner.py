@@ -52,8 +52,11 @@ class Learner:
         self._model, self._optimizer, self._schedule = self._accelerator.prepare(model, optimizer, schedule)
         if torch.cuda.is_available():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy = replace(policy, model=self._accelerator.unwrap_model(self._model))
-        _without_dropout(self.policy.model)
+        # autocast is entered below, so its wrapper goes: it would cast all logits of a batch to float32 at once
+        bare = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        self.policy = replace(policy, model=bare)
+        _without_dropout(bare)
+        bare.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
 
     def require_reference(self, probe: Sequence[Sequence[int]]) -> None:
         """Check that the policy, before its first step, is the reference it is held to.

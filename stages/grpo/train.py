@@ -13,7 +13,6 @@ import logging
 import time
 from pathlib import Path
 
-from rewards.config import columns_needed
 from rollout.collector import Collector, summarize
 from rollout.prompts import PromptSource
 from rollout.records import write_groups
@@ -29,11 +28,14 @@ from stages.models import load_policy, save_policy
 
 logger = logging.getLogger(__name__)
 
+NUM_HANDED_OVER = 16
+"""Prompts whose log-probabilities go into the manifest, for whoever loads the model to reproduce."""
+
 
 def run(config: GRPOStage, context: StageContext) -> StageResult:
     """Improve the policy on its own scored answers."""
     policy = load_policy(context)
-    questions = load_prompts(config.prompts, [*config.needs_columns, *columns_needed(config.rewards)], policy.tokenizer)
+    questions = load_prompts(config.prompts, config.columns(), policy.tokenizer)
     prompts = PromptSource(questions, context.seed)
     learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)
@@ -52,7 +54,9 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 clock.lap("learn")
                 synced = rollouts.publish(learner.policy, step, probe)
                 clock.lap("sync")
-                context.metrics.write(step, {**learned, **summarize(groups), **synced.metrics(), **clock.laps})
+                sampled = summarize(groups, tolerance=config.advantage.tolerance)
+                metrics = {**learned, **sampled, **synced.metrics(), **clock.laps}
+                context.metrics.write(step, metrics, of=config.num_steps)
                 if is_due(config, step):
                     save(config, context, step, learner, prompts)
     save_policy(
@@ -60,7 +64,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
         learner.policy,
         version=step,
         data=[("prompts", config.prompts)],
-        probes=[p.token_ids for p in questions[:16]],
+        probes=[prompt.token_ids for prompt in questions[:NUM_HANDED_OVER]],
     )
     return StageResult(metrics={"train/steps": step, "rollout/prompts_taken": prompts.num_taken})
 

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rewards.config import columns_needed
 from rollout.collector import summarize
 from rollout.records import read_groups, write_groups
 from rollout.types import Prompt, Rollout, RolloutGroup
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 def run(config: PairsStage, context: StageContext) -> StageResult:
     """Answer every prompt several times and publish the pairs that the scores make."""
     policy = load_policy(context)
-    prompts = load_prompts(config.prompts, [*config.needs_columns, *columns_needed(config.rewards)], policy.tokenizer)
+    prompts = load_prompts(config.prompts, config.columns(), policy.tokenizer)
     if any(not chunk_file(context, at).is_file() for at in range(0, len(prompts), config.prompts_per_chunk)):
         with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
             rollouts.publish(policy, 0, probes(prompts, config.sync.num_probes))

@@ -4,9 +4,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rewards.config import RewardConfig, ScoringConfig
-from rollout.config import SamplingConfig, WeightSyncConfig
-from stages.base import Config, StageConfig
+from rewards.config import RewardConfig
+from rollout.config import SamplingConfig
+from stages.answering import AnsweringStageConfig
+from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
 
 
@@ -18,7 +19,7 @@ class BestVsWorst(Config):
     """Groups whose scores differ by less make no pair."""
 
 
-class PairsStage(StageConfig):
+class PairsStage(AnsweringStageConfig):
     """Sample several answers a prompt, score them, keep a better and a worse one."""
 
     kind: Literal["pairs"]
@@ -27,9 +28,7 @@ class PairsStage(StageConfig):
     prompts: DataConfig
     """Rows with `prompt` and whatever the rewards read."""
     rewards: list[RewardConfig] = Field(min_length=1)
-    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
     num_completions: int = Field(default=8, ge=2)
     """Answers a prompt."""
     prompts_per_chunk: int = Field(default=256, ge=1)
@@ -37,8 +36,6 @@ class PairsStage(StageConfig):
     pairing: BestVsWorst = Field(default_factory=BestVsWorst)
 
     produces: ClassVar[str] = "pairs"
-    generates: ClassVar[bool] = True
-    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
 
     @model_validator(mode="after")
     def _samples(self) -> Self:
@@ -49,6 +46,14 @@ class PairsStage(StageConfig):
     def inputs(self) -> dict[str, str]:
         """The policy, where another stage made it."""
         return {"policy": self.init_from} if self.init_from else {}
+
+    def scored_by(self) -> list[RewardConfig]:
+        """Its rewards."""
+        return self.rewards
+
+    def longest_answer(self, role: str) -> int:
+        """As sampled."""
+        return self.sampling.max_tokens
 
     def datasets(self) -> dict[str, DataSetConfig]:
         """The prompts."""

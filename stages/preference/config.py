@@ -1,11 +1,14 @@
 """What a recipe may say about preference optimisation."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from stages.base import Config
+from stages.base import Config, StageConfig
 from stages.data.config import DataConfig, DataSetConfig
+from stages.data.rows import Row
+from stages.pairs.config import PairsStage
 from stages.training import SupervisedConfig
 
 TRLLossType = Literal[
@@ -81,11 +84,31 @@ class PreferenceStage(SupervisedConfig):
 
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
 
-    @property
     def columns(self) -> list[str]:
-        """Columns that each pair must have under this loss."""
+        """Those of a pair, and scores where the loss reads them."""
         scores = ["score_chosen", "score_rejected"] if isinstance(self.loss, ODPOLoss) else []
-        return [*self.needs_columns, *scores]
+        return [*super().columns(), *scores]
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Each pair's scores must make an offset under this loss."""
+        from stages.preference.losses import pair_offsets  # which reads the losses of this file
+
+        pair_offsets(rows, self.loss)
+
+    def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
+        """Pairs that are yet to be made must have gaps of which the loss can take the log."""
+        pairs, loss = sources.get("pairs"), self.loss
+        takes_log = isinstance(loss, ODPOLoss) and loss.scale == "log" and not loss.allow_negative_offset
+        if takes_log and isinstance(pairs, PairsStage) and pairs.pairing.min_gap < 1:
+            raise ValueError(
+                f"the log of a score gap below 1 is negative, and {self.inputs()['pairs']!r} makes pairs with gaps "
+                f"from {pairs.pairing.min_gap:g}; set pairing: {{min_gap: 1}} there, or loss.scale: linear, or "
+                "loss.allow_negative_offset: true here"
+            )
+
+    def input_kind(self, role: str) -> str:
+        """A policy, and pairs."""
+        return "pairs" if role == "pairs" else super().input_kind(role)
 
     def inputs(self) -> dict[str, str]:
         """The policy, and the pairs where a stage made them."""

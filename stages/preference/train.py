@@ -46,8 +46,9 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
         metrics={
             "train/steps": version,
             "data/pairs": len(pairs),
-            "preference/loss_at_start": loss_at_start,
+            "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that leave no room for an answer
             "preference/offset_mean_nats": sum(pair["offset"] for pair in pairs) / len(pairs),
+            **({} if loss_at_start is None else {"preference/loss_at_start": loss_at_start}),
         }
     )
 
@@ -58,7 +59,7 @@ def load_pairs(config: PreferenceStage, context: StageContext) -> list[Row]:
     if isinstance(data, StageData):
         artifact.read(context.inputs["pairs"], "pairs")
         data = DataSetConfig(path=str(context.inputs["pairs"] / "pairs.jsonl"))
-    rows = load_rows(data, config.columns)
+    rows = load_rows(data, config.columns())
     return [{**row, "offset": offset} for row, offset in zip(rows, pair_offsets(rows, config.loss), strict=True)]
 
 
@@ -87,14 +88,14 @@ def with_offsets(dataset: Dataset, beta: float) -> Dataset:
     return dataset.remove_columns("ref_chosen_logps").add_column("ref_chosen_logps", raised, feature=feature)
 
 
-def check_policy_is_reference(trainer: Any, policy: Policy, context: StageContext, *, num: int = 8) -> float:
+def check_policy_is_reference(trainer: Any, policy: Policy, context: StageContext, *, num: int = 8) -> float | None:
     """Return DPO's loss before the first step on a few pairs, by our own forward; it is ln 2 for the reference itself.
 
     Raises StageError where an answer's mean log-probability by token is not the reference's: an adapter loaded
-    wrongly, say. Under LD-DPO the reference's sums are weighted ones and nothing is compared.
+    wrongly, say. None under LD-DPO: the reference's sums are weighted ones, and nothing can be compared.
     """
     if trainer.ld_alpha is not None:
-        return math.log(2)
+        return None
     rows = list(trainer.train_dataset.select(range(min(num, len(trainer.train_dataset)))))
     losses, drifts = [], []
     for row in rows:

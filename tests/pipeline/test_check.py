@@ -103,6 +103,51 @@ def test_a_reward_that_cannot_be_had_or_is_not_content(
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", says)
 
 
+def test_a_column_that_a_reward_names_is_missed_where_rows_have_no_gold_answer(
+    tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "bare.jsonl", [{"prompt": "a"}])
+    recipe["stages"]["grpo"]["rewards"] = ["tests.rewards.obedient:reads_hints"]
+    assert_refused(check(tmp_path, recipe), tmp_path, "needs the columns ['hint']; the data has []")
+
+
+def test_gold_answers_of_every_stage_are_tried(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    wrong = [{**row, "prompt": f"Again: {row['prompt']}", "answer": "no"} for row in ROWS]
+    tasks = {"dev": {"data": write(tmp_path / "dev.jsonl", wrong), "max_tokens": 32}}
+    recipe["stages"]["exam"] = {"kind": "evaluate", "of": ["grpo"], "tasks": tasks}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'exam': reward 'math' gives 0 to the gold answer of row 1")
+
+
+def test_a_reward_sees_in_check_what_it_sees_in_the_run(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["rewards"] = ["tests.rewards.obedient:equals_gold_completion"]
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_system_turn_hides_no_exam_on_training_data(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    data = {"path": recipe["stages"]["sft"]["data"], "system": "Think."}
+    tasks = {"dev": {"data": data, "max_tokens": 32}}
+    recipe["stages"]["exam"] = {"kind": "evaluate", "of": ["grpo"], "tasks": tasks}
+    assert_refused(check(tmp_path, recipe), tmp_path, "9 problems of exam 'dev' are also in the data of stage")
+
+
+def test_the_log_of_gaps_that_may_be_small(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    stages = recipe["stages"]
+    stages["pairs"] = {
+        "kind": "pairs",
+        "prompts": stages["sft"]["data"],
+        "rewards": ["math"],
+        "sampling": {"max_tokens": 8},
+    }
+    stages["odpo"] = {"kind": "preference", "data": {"stage": "pairs"}, "num_steps": 1, "loss": {"type": "odpo"}}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'odpo'", "pairing: {min_gap: 1}")
+
+
+def test_a_local_file_of_another_kind_is_not_taken_for_the_hub(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["sft"]["data"] = "mine/nope.parquet"
+    assert_refused(check(tmp_path, recipe), tmp_path, "a file of rows is JSONL")
+
+
 def test_a_missing_data_file_and_a_missing_column(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["sft"]["data"] = str(tmp_path / "none.jsonl")
     recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "short.jsonl", [{"prompt": "a"}])

@@ -117,7 +117,35 @@ def test_a_value_out_of_range_is_shown_with_the_rule(recipe: Path) -> None:
 
 
 def test_steps_and_epochs_exclude_each_other(recipe: Path) -> None:
-    assert "either num_epochs or num_steps" in error_of(recipe, "stages.sft.num_epochs=1")
+    assert "both are given of num_steps and num_epochs" in error_of(recipe, "stages.sft.num_epochs=1")
+    assert "neither is given of num_steps and num_epochs" in error_of(recipe, "stages.sft.num_steps=null")
+
+
+def test_a_number_in_scientific_notation_is_a_number_everywhere(recipe: Path) -> None:
+    config = load_config(recipe, ["stages.grpo.rewards=[{import_path: 'm:f', kwargs: {eps: 1e-5, big: -2.5E+3}}]"])
+    assert config.stages["grpo"].rewards[0].kwargs == {"eps": 1e-5, "big": -2500.0}
+
+
+def test_a_reward_may_be_named_in_short(recipe: Path) -> None:
+    rewards = load_config(recipe, ["stages.grpo.rewards=[math, 'mine.rewards:short']"]).stages["grpo"].rewards
+    assert [reward.label for reward in rewards] == ["math", "short"]
+    message = error_of(recipe, "stages.grpo.rewards=[{import_path: mine.rewards.short}]")
+    assert "an import path is 'module:function'" in message and "given: 'mine.rewards.short'" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stages.sft.kind=dpo", "Did you mean 'preference'?"),
+        ("stages.grpo.num_generations=4", "Did you mean 'group_size'?"),
+        ("stages.grop.num_steps=4", "there is no stage 'grop'. Did you mean 'grpo'?"),
+        ("name=my run", "letters, digits"),
+        ("stages.sft.warmup_steps=2", "warmup_steps 2 leaves nothing of num_steps 2"),
+        ("stages.grpo.params={type: lora, dropout: 0.1}", "params.dropout must be 0 in a grpo stage"),
+    ],
+)
+def test_other_systems_words_and_settings_that_make_no_sense(recipe: Path, override: str, says: str) -> None:
+    assert says in error_of(recipe, override)
 
 
 def test_micro_batches_must_divide(recipe: Path) -> None:

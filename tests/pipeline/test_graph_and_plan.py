@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import pytest
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.graph import order
-from pipeline.plan import fingerprints, plan
+from pipeline.plan import identities, plan
 from pipeline.state import RunState, StageState
+from stages.preflight import model_fingerprint
 
 
 def sft(data: Path, **changes: Any) -> dict[str, Any]:
@@ -52,18 +54,37 @@ def test_a_stage_cannot_start_from_pairs(data: Path) -> None:
 def test_a_change_re_runs_the_stage_and_those_that_read_it_and_no_other(data: Path) -> None:
     stages = {"a": sft(data), "b": sft(data, init_from="a"), "other": sft(data)}
     before = run_config(stages)
-    old = fingerprints(before, order(before.stages))
-    state = RunState(name="r", stages={k: StageState(status="done", fingerprint=v, attempts=1) for k, v in old.items()})
+    old = identities(before, order(before.stages))
+    state = RunState(name="r", stages={k: StageState(status="done", identity=v, attempts=1) for k, v in old.items()})
     after = run_config({**stages, "a": sft(data, learning_rate=0.5)})
-    steps = plan(order(after.stages), fingerprints(after, order(after.stages)), state, whole={"a", "b", "other"})
+    steps = plan(
+        order(after.stages), identities(after, order(after.stages)), state, whole={"a", "b", "other"}, manifests={}
+    )
     assert [(s.name, s.action) for s in steps] == [("a", "run"), ("b", "run"), ("other", "skip")]
+    assert [s.why for s in steps[:2]] == [
+        "changed since: config learning_rate 1e-05 -> 0.5", "changed since: input a",
+    ]  # fmt: skip
+
+
+def test_what_read_a_result_that_is_made_anew_runs_again(data: Path) -> None:
+    config = run_config({"a": sft(data), "b": sft(data, init_from="a")})
+    now = identities(config, ["a", "b"])
+    a, b = (StageState(status="done", identity=now[name], attempts=1) for name in "ab")
+    state = RunState(name="r", stages={"a": a, "b": replace(b, inputs={"a": "manifest 1"})})
+
+    def actions(manifests: dict[str, str], whole: set[str]) -> list[str]:
+        return [step.action for step in plan(["a", "b"], now, state, whole=whole, manifests=manifests)]
+
+    assert actions({"a": "manifest 1"}, {"a", "b"}) == ["skip", "skip"]
+    assert actions({}, {"b"}) == ["run", "run"]  # the result of a was deleted
+    assert actions({"a": "manifest 2"}, {"a", "b"}) == ["skip", "run"]  # and made anew, before the driver was killed
 
 
 def test_changed_data_re_runs_what_reads_it(data: Path) -> None:
     config = run_config({"a": sft(data)})
-    old = fingerprints(config, ["a"])
+    old = identities(config, ["a"])
     data.write_text('{"prompt": "1+1", "completion": "3"}\n')
-    assert fingerprints(config, ["a"]) != old
+    assert identities(config, ["a"]) != old
 
 
 def test_settings_of_the_machine_re_run_nothing(data: Path) -> None:
@@ -71,7 +92,7 @@ def test_settings_of_the_machine_re_run_nothing(data: Path) -> None:
     here = run_config(stages)
     elsewhere = {"ray_address": "auto", "stall_timeout_s": 5, "engine": {"type": "vllm", "request_timeout_s": 9}}
     there = run_config({"a": sft(data, checkpoint={"every_steps": 7}, micro_batch_size=4)}, **elsewhere)
-    assert fingerprints(here, ["a"]) == fingerprints(there, ["a"])
+    assert identities(here, ["a"]) == identities(there, ["a"])
 
 
 def test_a_base_model_or_a_reward_that_was_edited_re_runs_what_uses_it(data: Path, tmp_path: Path) -> None:
@@ -84,25 +105,51 @@ def test_a_base_model_or_a_reward_that_was_edited_re_runs_what_uses_it(data: Pat
         rewards = [{"import_path": "edited_reward:f"}]
         stages = {"a": sft(data), "p": {"kind": "pairs", "prompts": str(data), "rewards": rewards}}
         config = run_config(stages, model=str(model))
-        first = fingerprints(config, ["a", "p"])
+        first = identities(config, ["a", "p"])
         reward.write_text("x = 2")
-        second = fingerprints(config, ["a", "p"])
+        second = identities(config, ["a", "p"])
         (model / "config.json").write_text('{"a": 1}')
-        third = fingerprints(config, ["a", "p"])
+        third = identities(config, ["a", "p"])
     finally:
         sys.path.remove(str(tmp_path))
-    assert first["a"] == second["a"] != third["a"] and len({first["p"], second["p"], third["p"]}) == 3
+    assert first["a"] == second["a"] != third["a"]
+    assert first["p"] != second["p"] != third["p"] != first["p"]
+
+
+def test_a_large_base_model_that_was_trained_on_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    with file.open("wb") as stream:
+        stream.truncate(3 * 2**26)  # sparse
+    before = model_fingerprint(str(tmp_path))
+    with file.open("r+b") as stream:
+        stream.seek(2**26 + 2**25)
+        stream.write(b"\1" * 2**20)
+    assert model_fingerprint(str(tmp_path)) != before
+
+
+def test_settings_that_only_guard_re_run_nothing(data: Path) -> None:
+    grpo = {"kind": "grpo", "prompts": str(data), "num_steps": 1, "rewards": ["math"]}
+    here = run_config({"g": grpo})
+    there = run_config({"g": {**grpo, "max_empty_batches": 99, "rewards": [{"type": "math", "gold_value": None}]}})
+    assert identities(here, ["g"]) == identities(there, ["g"])
+
+
+def test_an_exam_cannot_be_of_pairs_whatever_they_are_called(data: Path) -> None:
+    pairs = {"kind": "pairs", "prompts": str(data), "rewards": ["math"]}
+    exam = {"kind": "evaluate", "of": ["pairs"], "tasks": {"dev": {"data": str(data)}}}
+    with pytest.raises(ConfigError, match="hands over pairs, not model"):
+        order(run_config({"pairs": pairs, "exam": exam}).stages)
 
 
 def test_a_stage_that_was_stopped_or_failed_continues() -> None:
     state = RunState(
         name="r",
         stages={
-            "a": StageState(status="running", fingerprint="x", attempts=1),
-            "b": StageState(status="failed", fingerprint="y", attempts=2, cause="StageError: loss is nan"),
+            "a": StageState(status="running", identity={"x": 1}, attempts=1),
+            "b": StageState(status="failed", identity={"y": 1}, attempts=2, cause="StageError: loss is nan"),
         },
     )
-    steps = plan(["a", "b"], {"a": "x", "b": "y"}, state, whole=set())
+    steps = plan(["a", "b"], {"a": {"x": 1}, "b": {"y": 1}}, state, whole=set(), manifests={})
     assert [(s.action, s.why) for s in steps] == [
         ("continue", "was stopped in the middle"),
         ("continue", "failed: StageError: loss is nan"),

@@ -74,3 +74,15 @@ DEEDS = {
     "pid": lambda note: [float(os.getpid())] * 2,
     "child": _start_a_child,
 }
+
+
+def one_mark_whatever_was_asked(prompts, completions, **columns):
+    return [1.0]
+
+
+def reads_hints(prompts, completions, hint, **columns):
+    return [float(len(hint))] * len(completions)
+
+
+def equals_gold_completion(prompts, completions, gold_completion, **columns):
+    return [float(turns[-1]["content"] == gold) for turns, gold in zip(completions, gold_completion, strict=True)]

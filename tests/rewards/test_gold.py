@@ -2,12 +2,17 @@
 
 import pytest
 
-from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig
-from rewards.gold import GoldCheck, check_gold
+from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, ScoringConfig
+from rewards.gold import GoldCheck
 from rewards.types import RewardError
 from tests.rewards.attempts import attempt
 
 OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
+
+
+def check_gold(rewards, gold, other=(), **scoring):
+    with GoldCheck(rewards, ScoringConfig(**scoring)) as check:
+        return check.problems(gold, other)
 
 
 def gold(*answers):
@@ -51,9 +56,29 @@ def test_a_reward_that_does_not_apply_to_gold_is_no_problem():
     ],
 )
 def test_a_reward_that_fails_on_gold_is_a_problem(deed, said):
-    [problem] = check_gold([OBEY], [attempt("1"), attempt(deed)], deadline_s=6.0)
+    [problem] = check_gold([OBEY], [attempt("1"), attempt(deed)], deadline_s=3.0)
     assert said in problem
-    assert "on the gold answer of row 2" in problem
+    assert "on the answer of row 2" in problem
+
+
+def test_a_reward_that_answers_for_one_where_two_were_asked_is_a_problem():
+    [problem] = check_gold(
+        [FunctionRewardConfig(import_path="tests.rewards.obedient:one_mark_whatever_was_asked")], gold("1")
+    )
+    assert "must return a list of 2 values" in problem
+
+
+def test_rows_without_gold_show_a_reward_that_fails_and_no_marks():
+    assert check_gold([OBEY], [], [attempt("0")]) == []
+    [problem] = check_gold([FunctionRewardConfig(import_path="tests.rewards.obedient:reads_hints")], [], [attempt("0")])
+    assert "it needs the columns ['hint']" in problem
+
+
+def test_the_import_may_take_as_long_as_the_recipe_says():
+    slow = FunctionRewardConfig(import_path="tests.rewards.slow_import:one")
+    [problem] = check_gold([slow], gold("1"), start_timeout_s=0.2)
+    assert "being imported" in problem
+    assert check_gold([slow], gold("1"), start_timeout_s=30.0) == []
 
 
 def test_a_reward_that_cannot_be_imported_is_a_problem():

@@ -112,4 +112,4 @@ def test_a_group_has_signal_when_its_rewards_differ_by_more_than_rounding(
         )
         for value in values
     )
-    assert has_signal(RolloutGroup(prompt=PROMPTS[0], rollouts=rollouts)) is expected
+    assert has_signal(RolloutGroup(prompt=PROMPTS[0], rollouts=rollouts), tolerance=1e-6) is expected

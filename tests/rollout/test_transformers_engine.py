@@ -20,7 +20,7 @@ def start(model: PreTrainedModel, folder: Path, **options: int) -> Pool:
     """A pool that holds the model's weights as version 3."""
     engine = EngineModel(folder=save_config(model, folder), precision="float32", seed=0)
     pool = start_pool(TransformersEngineConfig(max_model_tokens=CONTEXT, **options), engine)
-    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-5), folder)
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-5, folder=str(folder)))
     sync.publish(policy_weights(model), 3, PROBES, [token_logprobs(model, probe) for probe in PROBES])
     sync.close()
     return pool
@@ -117,6 +117,6 @@ def test_a_request_that_does_not_fit_says_so(family: tuple[PreTrainedModel, Pool
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     pool = start(tiny_model("qwen3"), tmp_path)
-    sync = WeightSync(pool, WeightSyncConfig(), tmp_path)
+    sync = WeightSync(pool, WeightSyncConfig(folder=str(tmp_path)))
     with pytest.raises(RolloutError, match="do not fit"):
         sync.publish(policy_weights(tiny_model("gpt_neox")), 1, PROBES, [[0.0] * 3, [0.0] * 2])

@@ -17,7 +17,7 @@ LOGPROBS = [[-1.0, -2.0]]
 
 def sync_with(folder: Path, *engine_logprobs: list[list[float]], max_drift: float = 1e-3) -> WeightSync:
     pool = FakePool(engine_logprobs=engine_logprobs or [LOGPROBS])
-    return WeightSync(pool, WeightSyncConfig(max_drift=max_drift), folder)
+    return WeightSync(pool, WeightSyncConfig(max_drift=max_drift, folder=str(folder)))
 
 
 def weights(**changes: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
@@ -26,7 +26,7 @@ def weights(**changes: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
 
 def test_the_engines_get_the_weights_before_they_are_probed(tmp_path: Path) -> None:
     pool = FakePool(engine_logprobs=[LOGPROBS])
-    sync = WeightSync(pool, WeightSyncConfig(), tmp_path)
+    sync = WeightSync(pool, WeightSyncConfig(folder=str(tmp_path)))
     sync.publish(weights(a=torch.arange(4.0)), 7, PROBES, LOGPROBS)
     assert pool.events == ["loaded 7", "logprobs"]
     assert torch.equal(pool.weights["a"], torch.arange(4.0))
@@ -111,3 +111,10 @@ def test_policy_weights_are_complete_and_hold_the_output_head(family: str) -> No
     assert sent.keys() >= {name for name, _ in model.named_parameters()}
     assert torch.equal(sent["lm_head.weight"], model.get_output_embeddings().weight)
     assert not any(tensor.requires_grad for tensor in sent.values())
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_written(tmp_path: Path) -> None:
+    huge = torch.empty(1, dtype=torch.float32).as_strided((2**50,), (0,))
+    sync = sync_with(tmp_path)
+    with pytest.raises(RolloutError, match=r"GB free and the weights are .* sync\.folder"):
+        sync._folder.require_space(huge.numel() * huge.element_size())

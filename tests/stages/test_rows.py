@@ -31,6 +31,14 @@ def test_a_hub_schema_is_mapped_to_ours(tmp_path: Path) -> None:
     assert row["completion"][0]["content"].endswith("#### 4")
 
 
+def test_a_conversation_is_taken_apart_and_nested_columns_are_reached(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+    text = json.dumps({"messages": turns, "reward_model": {"ground_truth": "2"}}) + "\n"
+    columns = {"answer": "reward_model.ground_truth"}
+    [row] = load_rows(data(tmp_path, text, columns=columns), ("prompt", "completion", "answer"))
+    assert (row["prompt"], row["completion"], row["answer"]) == (turns[:1], turns[1:], "2")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -122,7 +122,7 @@ class KillsAt:
     def __init__(self, path: Path, step: int) -> None:
         self._step = step
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float], *, of: int | None = None) -> None:
         if step == self._step:
             raise Killed
 

@@ -248,6 +248,15 @@ def test_in_bfloat16_the_policy_starts_as_its_reference_and_learns(params: dict[
     assert all(p.dtype == torch.float32 for p in learner.policy.model.parameters())
 
 
+def test_the_model_is_in_training_mode_without_dropout() -> None:
+    model = tiny_model("gpt_neox", vocab_size=VOCAB, hidden_dropout=0.5, attention_dropout=0.5)
+    learner = learner_of(model, stage())
+    assert learner.policy.model.training  # or transformers would checkpoint no activations
+    with torch.no_grad():
+        one, other = (learner.policy.model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
+    assert torch.equal(one, other)
+
+
 def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     groups, config = random_groups(), stage(schedule="cosine")
     batch = make_batch(groups, config)

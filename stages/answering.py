@@ -1,0 +1,45 @@
+"""What the stages share whose answers engines write and rewards mark. Imports nothing heavy."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from rewards.config import RewardConfig, ScoringConfig, columns_needed
+from rollout.config import WeightSyncConfig
+from rollout.engine import Precision
+from stages.base import StageConfig
+
+
+class AnsweringStageConfig(StageConfig):
+    """Base of the stages that start engines and reward workers."""
+
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    """How rewards are run."""
+    sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
+    """How weights reach the engines."""
+
+    generates: ClassVar[bool] = True
+    needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    def scored_by(self) -> list[RewardConfig]:
+        """The rewards that mark the answers."""
+        raise NotImplementedError
+
+    def longest_answer(self, role: str) -> int:
+        """Most tokens that engines may answer to a prompt of this data set."""
+        raise NotImplementedError
+
+    def columns(self) -> list[str]:
+        """Those of the stage and those that its rewards read."""
+        return [*super().columns(), *columns_needed(self.scored_by())]
+
+    def identity(self) -> dict[str, Any]:
+        """Without what only the gold check reads."""
+        identity = super().identity()
+        for reward in identity.get("rewards", [identity.get("reward", {})]):
+            reward.pop("gold_value", None)
+        return identity
+
+    def bytes_per_parameter(self, precision: Precision) -> float:
+        """The engine's copy comes on top."""
+        return super().bytes_per_parameter(precision) + (4 if precision == "float32" else 2)
