@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from rewards.config import RewardConfig, ScoringConfig, columns_needed
-from rollout.config import WeightSyncConfig
+from rollout.config import EngineConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
 
@@ -28,6 +28,10 @@ class AnsweringStageConfig(StageConfig):
     def longest_answer(self, role: str) -> int:
         """Most tokens that engines may answer to a prompt of this data set."""
         raise NotImplementedError
+
+    def room(self, role: str, engine: EngineConfig) -> int:
+        """Most tokens that a prompt of this data set may have in the engine's context."""
+        return engine.max_model_tokens - self.longest_answer(role)
 
     def columns(self) -> list[str]:
         """Those of the stage and those that its rewards read."""

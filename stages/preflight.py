@@ -213,14 +213,15 @@ def _check_rows(
     if chat is None:
         return
     if isinstance(stage, AnsweringStageConfig):
-        answer = stage.longest_answer(role)
-        room = facts.engine.max_model_tokens - answer
+        room = stage.room(role, facts.engine)
         prompts = [row["prompt"] for row in rows]
         for at, length in chat.longer_than(room, prompts, add_generation_prompt=True)[:1]:
+            if stage.datasets()[role].too_long == "drop":
+                break
             yield (
                 f"stage {name!r}: the prompt of row {at + 1} of {role} has {length} tokens, but the engine's context "
-                f"of {facts.engine.max_model_tokens} less the answer's {answer} leaves {room}; raise "
-                "engine.max_model_tokens or lower max_tokens"
+                f"of {facts.engine.max_model_tokens} less the answer's {stage.longest_answer(role)} leaves "
+                f"{room}; raise engine.max_model_tokens, lower max_tokens, or leave such rows out by too_long: drop"
             )
     if isinstance(stage, SupervisedConfig):
         answers = [side for side in ("completion", "chosen", "rejected") if side in stage.needs_columns]

@@ -1,7 +1,7 @@
 """What a recipe may say about a data set. Imports nothing heavy."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -58,6 +58,8 @@ class DataSetConfig(BaseModel):
     """System turn put before every prompt."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many rows."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What becomes of prompts that leave no room for an answer in the engine's context."""
 
     @property
     def is_file(self) -> bool:

@@ -1,19 +1,23 @@
 """Rows become prompts: messages through the chat template, with a name that is the same in every run."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
-from stages.data.rows import Row, load_rows, reward_columns, row_id
+from stages.data.rows import DataError, Row, load_rows, reward_columns, row_id
+
+logger = logging.getLogger(__name__)
 
 
-def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any) -> list[Prompt]:
+def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any, *, room: int) -> list[Prompt]:
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
-    Columns other than the prompt go along for the rewards.
+    Columns other than the prompt go along for the rewards. A prompt of more than ``room`` tokens is dropped where the
+    config says so. Raises DataError for one that is not, and where none is left.
     """
-    prompts = [_prompt(row, tokenizer) for row in load_rows(data, needs)]
+    prompts = _with_room(data, [_prompt(row, tokenizer) for row in load_rows(data, needs)], room)
     seen: dict[str, int] = {}
     for at, prompt in enumerate(prompts):
         seen[prompt.id] = seen.get(prompt.id, 0) + 1
@@ -25,6 +29,20 @@ def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any) -> l
                 columns=prompt.columns,
             )
     return prompts
+
+
+def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Prompt]:
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= room]
+    num_long, longest = len(prompts) - len(fitting), max(len(prompt.token_ids) for prompt in prompts)
+    if num_long and (data.too_long == "refuse" or not fitting):
+        raise DataError(
+            f"{num_long} of {len(prompts)} prompts of {data.path} have more than the {room} tokens that the engine's "
+            f"context leaves beside an answer; the longest has {longest}. Raise engine.max_model_tokens, lower "
+            "max_tokens, or leave them out by too_long: drop"
+        )
+    if num_long:
+        logger.warning("%d of %d prompts of %s are dropped: over %d tokens", num_long, len(prompts), data.path, room)
+    return fitting
 
 
 def _prompt(row: Row, tokenizer: Any) -> Prompt:

@@ -12,8 +12,8 @@ from rollout.records import read_groups, write_groups
 from rollout.types import RolloutGroup
 from stages.base import Estimate, StageContext, StageResult
 from stages.data.prompts import load_prompts
-from stages.evaluate.bootstrap import estimate, paired_gain
 from stages.evaluate.config import EvaluateStage, TaskConfig
+from stages.evaluate.intervals import estimate, paired_gain
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes
 from stages.models import Policy, load_policy, policy_folder
 
@@ -66,14 +66,14 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
 def _sit(
     config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
 ) -> None:
-    columns = config.columns()
     prompts = {
-        quantity: load_prompts(task.data, columns, policy.tokenizer) for quantity, (task, _, _) in _sittings(config)
+        name: load_prompts(task.data, config.columns(), policy.tokenizer, room=config.room(name, context.facts.engine))
+        for name, task in config.tasks.items()
     }
     rollouts.publish(policy, version, probes(next(iter(prompts.values())), config.sync.num_probes))
     for quantity, (task, temperature, num) in _sittings(config):
         collector = rollouts.collector(SamplingConfig(temperature=temperature, max_tokens=task.max_tokens))
-        groups = collector.collect(prompts[quantity], num, derive_seed(context.seed, quantity))
+        groups = collector.collect(prompts[quantity.partition("/")[0]], num, derive_seed(context.seed, quantity))
         write_groups(answer_file(context, name, quantity), groups)
         values = summarize(groups)
         context.metrics.write(version, {f"{name}/{quantity}/{key}": value for key, value in values.items()})

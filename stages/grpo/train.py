@@ -35,7 +35,9 @@ NUM_HANDED_OVER = 16
 def run(config: GRPOStage, context: StageContext) -> StageResult:
     """Improve the policy on its own scored answers."""
     policy = load_policy(context)
-    questions = load_prompts(config.prompts, config.columns(), policy.tokenizer)
+    questions = load_prompts(
+        config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
+    )
     prompts = PromptSource(questions, context.seed)
     learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 def run(config: PairsStage, context: StageContext) -> StageResult:
     """Answer every prompt several times and publish the pairs that the scores make."""
     policy = load_policy(context)
-    prompts = load_prompts(config.prompts, config.columns(), policy.tokenizer)
+    prompts = load_prompts(
+        config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
+    )
     if any(not chunk_file(context, at).is_file() for at in range(0, len(prompts), config.prompts_per_chunk)):
         with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
             rollouts.publish(policy, 0, probes(prompts, config.sync.num_probes))

@@ -1,6 +1,6 @@
 import pytest
 
-from stages.evaluate.bootstrap import estimate, paired_gain
+from stages.evaluate.intervals import estimate, paired_gain
 
 
 def test_the_interval_of_a_proportion_is_about_two_standard_errors() -> None:
@@ -10,9 +10,15 @@ def test_the_interval_of_a_proportion_is_about_two_standard_errors() -> None:
     assert found.low == pytest.approx(0.451, abs=0.006) and found.high == pytest.approx(0.549, abs=0.006)
 
 
-def test_a_constant_has_no_width() -> None:
+def test_all_right_is_not_certainly_right() -> None:
     found = estimate([1.0] * 50)
-    assert (found.low, found.mean, found.high) == (1.0, 1.0, 1.0)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(50 / (50 + 1.96**2), abs=1e-4)  # Wilson's bound at p = 1 is n / (n + z^2)
+
+
+def test_graded_marks_are_bootstrapped_and_like_the_proportion_s_interval() -> None:
+    graded = estimate([0.25, 0.75] * 200)
+    assert graded.low == pytest.approx(0.5 - 1.96 * 0.25 / 20, abs=0.004)
 
 
 def test_a_paired_gain_is_sharper_than_two_intervals() -> None:
@@ -28,5 +34,5 @@ def test_the_same_values_give_the_same_interval() -> None:
 
 
 def test_nothing_has_no_mean() -> None:
-    with pytest.raises(ValueError, match="unscorable"):
+    with pytest.raises(ValueError, match="has no problem"):
         estimate([])
