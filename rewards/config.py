@@ -111,6 +111,10 @@ class ScoringConfig(BaseModel):
     """Seconds that one group may take before its worker is killed and replaced."""
     start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that a worker may take to start and import the rewards."""
+    max_memory_gb: float | None = Field(default=4.0, gt=0)
+    """Most private memory of a worker, and of each process that a reward starts; none: no limit."""
+    max_cpu_s: float | None = Field(default=60.0, gt=0)
+    """Seconds of processor time, over all its threads, that one group may take; none: no limit."""
     max_retries: int = Field(default=1, ge=0)
     """How often a group is tried again when its worker was killed from outside."""
     max_unscorable_fraction: float = Field(default=0.2, ge=0, le=1)

@@ -26,7 +26,7 @@ class GoldCheck:
         check_labels(rewards)
         self._rewards = tuple(rewards)
         self._scoring = scoring or ScoringConfig()
-        self._process = RewardProcess(self._rewards)
+        self._process = RewardProcess(self._rewards, self._scoring)
 
     def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:
         """Score gold answers, each as a group of two copies; say what is wrong in a line a reward, or nothing.

@@ -172,6 +172,6 @@ class Scorer:
         with self._lock:
             if self._is_closed:
                 raise RewardError("the scorer was closed before this group was scored")
-            process = RewardProcess(self._rewards)
+            process = RewardProcess(self._rewards, self._scoring)
             self._processes.add(process)
             return process

@@ -1,22 +1,41 @@
 """What runs inside a reward worker process: import the rewards once, then score one group after another.
 
-Started by `rewards.process`, which holds the other end of the pipe. It receives the reward configs, then
-groups; it sends (kind, body) pairs: ``ready`` or ``failed`` once, then for each group ``running`` before each
-reward and ``scored`` at the end.
+Started by `rewards.process`, which holds the other end of the pipe. It receives a `WorkerOrder`, then numbered groups;
+it sends (number, kind, body) triples: number 0 with ``ready`` or ``failed`` once, then for each group ``running``
+before each reward and ``scored`` at the end.
 """
 
 import contextlib
 import ctypes
+import math
 import os
+import resource
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewards import grading
 from rewards.types import RewardError
 
+if TYPE_CHECKING:
+    from rewards.config import RewardConfigBase
+
 PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """What a worker is to load, and what it may use."""
+
+    rewards: Sequence["RewardConfigBase"]
+    max_memory_bytes: int | None
+    """Private memory, for the worker and for each process that it starts; none: no limit."""
+    max_cpu_s: float | None
+    """Processor time a group; none: no limit."""
 
 
 def main(pipe_fd: int, parent_pid: int) -> None:
@@ -29,18 +48,44 @@ def main(pipe_fd: int, parent_pid: int) -> None:
 
 
 def serve(pipe: Connection) -> None:
-    """Load what the first message says, then answer each group."""
-    configs = pipe.recv()
+    """Load what the order says, then answer each group."""
+    order: WorkerOrder = pipe.recv()
+    limit_memory(order.max_memory_bytes)
     try:
-        rewards = grading.load(configs)
+        rewards = grading.load(order.rewards)
     except RewardError as error:
-        pipe.send(("failed", str(error)))
+        pipe.send((0, "failed", str(error)))
         return
-    pipe.send(("ready", None))
+    pipe.send((0, "ready", None))
+    home, own_pid = Path.cwd(), os.getpid()
     while True:
-        group = pipe.recv()
-        scores = grading.grade(rewards, group, announce=lambda label: pipe.send(("running", label)))
-        pipe.send(("scored", scores))
+        number, group = pipe.recv()
+        os.chdir(home)  # wherever the last reward has gone
+        limit_cpu(order.max_cpu_s)
+
+        def announce(label: str, number: int = number) -> None:
+            pipe.send((number, "running", label))
+
+        scores = grading.grade(rewards, group, announce)
+        if os.getpid() != own_pid:  # a reward has forked, and this is the child: one answer is enough
+            os._exit(1)
+        pipe.send((number, "scored", scores))
+
+
+def limit_memory(max_bytes: int | None) -> None:
+    """Have allocations past the limit fail, here and in what this process starts; leave no core files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if max_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
+def limit_cpu(seconds: float | None) -> None:
+    """Have SIGXCPU end this process once it has used so much more processor time than now."""
+    if seconds is None:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds), hard))
 
 
 def die_with_parent(parent_pid: int) -> None:

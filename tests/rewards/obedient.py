@@ -1,11 +1,13 @@
 """A reward that does what the first completion of the group says. Imported by worker processes, by name."""
 
 import asyncio
+import hashlib
 import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +57,58 @@ def _start_a_child(note):
     return [float(os.getpid()), float(child.pid)]
 
 
+def _escape(note):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    return [float(os.getpid()), float(child.pid)]
+
+
+def _print(note):
+    for _ in range(100):
+        print("x" * 10**6)
+    return [1.0, 2.0]
+
+
+def _use_memory(note):
+    return [float(len(bytearray(2**33))), 2.0]
+
+
+def _use_memory_in_a_child(note):
+    said = subprocess.run([sys.executable, "-c", "bytearray(2**33)"], capture_output=True, text=True, check=False)
+    raise RuntimeError(said.stderr.splitlines()[-1])
+
+
+def _burn(note):
+    """Use more processor time than wall time, as C libraries with threads do."""
+    data = bytes(1 << 28)
+    threads = [threading.Thread(target=lambda: [hashlib.sha256(data) for _ in range(100)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _close_files(note):
+    os.closerange(0, 1000)
+    return [1.0, 2.0]
+
+
+def _change_directory(note):
+    os.chdir("/")
+    return [1.0, 2.0]
+
+
+def _leave_threads(note):
+    for _ in range(20):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+    return [1.0, 2.0]
+
+
+def _fork(note):
+    os.fork()
+    return [1.0, 2.0]
+
+
+HOME = os.getcwd()
 DEEDS = {
     "raise": _raise,
     "leave": lambda note: sys.exit("enough"),
@@ -73,6 +127,17 @@ DEEDS = {
     "kill once": _die_once,
     "pid": lambda note: [float(os.getpid())] * 2,
     "child": _start_a_child,
+    "escaped child": _escape,
+    "print 100 MB": _print,
+    "8 GiB": _use_memory,
+    "8 GiB by a child": _use_memory_in_a_child,
+    "many threads": _burn,
+    "close files": _close_files,
+    "change directory": _change_directory,
+    "leave threads": _leave_threads,
+    "fork": _fork,
+    "none": lambda note: [None, None],
+    "at home?": lambda note: [float(os.getcwd() == HOME)] * 2,
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rewards.config import FunctionRewardConfig, MathRewardConfig, ScoringConfig
+from rewards.process import MAX_PRINTED_BYTES
 from rewards.scorer import Scorer
 from rewards.types import RewardError
 from tests.rewards.attempts import group
@@ -19,7 +20,7 @@ OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
 
 def scorer(*rewards, **scoring):
-    return Scorer(rewards or [OBEY], ScoringConfig(**{"deadline_s": 2.0, **scoring}))
+    return Scorer(rewards or [OBEY], ScoringConfig(**{"deadline_s": 4.0, "max_cpu_s": 1.0, **scoring}))
 
 
 def score(runtime, *texts, **columns):
@@ -55,6 +56,11 @@ def wait_until_gone(pids, deadline_s=15.0):
         ("exit", "killed", "exit code 3 while reward 'obey' was running"),
         ("kill", "killed", "SIGKILL"),
         ("crash", "killed", "SIGABRT"),
+        ("8 GiB", "error", "MemoryError"),
+        ("8 GiB by a child", "error", "MemoryError"),
+        ("many threads", "timeout", "1 s of processor time"),
+        ("close files", "killed", "while reward 'obey' was running"),
+        ("none", "not_applicable", ""),
     ],
 )
 def test_a_hostile_reward_costs_its_group_and_no_other(deed, cause, said):
@@ -72,6 +78,24 @@ def test_a_value_that_is_no_number_costs_its_attempt_only(deed):
         bad, good = score(runtime, deed, "2.0")
         assert (bad.value, bad.cause) == (None, "malformed")
         assert (good.value, good.cause) == (2.0, "ok")
+
+
+@pytest.mark.parametrize("deed", ["print 100 MB", "change directory", "leave threads", "fork"])
+def test_what_a_reward_leaves_behind_reaches_no_later_group(deed, capfd):
+    with scorer() as runtime:
+        assert [s.value for s in score(runtime, deed, "2.0")] == [1.0, 2.0]
+        for _ in range(3):
+            assert [s.value for s in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
+        assert [s.value for s in score(runtime, "at home?", "")] == [1.0, 1.0]
+    assert len(capfd.readouterr().err) < 2 * MAX_PRINTED_BYTES
+
+
+def test_a_child_that_left_the_process_group_is_killed_too():
+    with scorer() as runtime:
+        worker, child = (int(s.value) for s in score(runtime, "escaped child", ""))
+        assert is_running(child) and os.getpgid(child) != os.getpgid(worker)
+        assert {s.cause for s in score(runtime, "sleep", "")} == {"timeout"}
+        wait_until_gone([worker, child])
 
 
 def test_a_group_whose_worker_was_killed_is_tried_again(tmp_path):
