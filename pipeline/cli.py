@@ -216,6 +216,9 @@ _SHOWN = re.compile(r"train/loss|preference/accuracy_beyond_offset|(.*/)?reward/
 """Metrics that the progress lines tell: each reward's own mean among them, so that a dead one is seen."""
 
 
+_CAUSE = re.compile(r"reward/cause/(\w+)/count")
+
+
 def _last_metrics(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
@@ -240,6 +243,10 @@ def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
         age = time.time() - (attempt / "stage.log").stat().st_mtime if (attempt / "stage.log").exists() else 0.0
         driver = "" if folder.is_driven() else f"; its driver is gone, go on with: strop resume {folder.root}"
         console.print(f"{name}: {at}; last sign of life {age:.0f} s ago{driver}", highlight=False, soft_wrap=True)
+        causes = {found[1]: value for metric, value in newest.items() if (found := _CAUSE.search(metric))}
+        if set(causes) - {"ok"}:
+            counted = ", ".join(f"{count:.0f} {cause}" for cause, count in causes.items())
+            console.print(f"{name}: rewards of its newest step: {counted}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

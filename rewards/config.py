@@ -2,9 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 class RewardConfigBase(BaseModel):
@@ -18,25 +28,105 @@ class RewardConfigBase(BaseModel):
     """Name in metrics and score parts; by default the type, or the function's own name."""
     gold_value: float | None = 1.0
     """What a gold answer must score at least, before the weight; null leaves this reward out of the check."""
+    concurrency: int = Field(default=1, ge=1)
+    """How many groups its worker may mark at once; more than 1 gives it a worker of its own, with one event loop."""
 
     @property
     def label(self) -> str:
         """The name under which this reward's values appear."""
         return self.name or str(getattr(self, "type"))  # noqa: B009 - each member of the union has it
 
+    def columns(self) -> list[str]:
+        """Columns of the data that it cannot do without, as far as the config says."""
+        return []
 
-class MathRewardConfig(RewardConfigBase):
-    """1 when the last boxed answer (or the last expression) equals the gold answer, else 0."""
 
-    type: Literal["math"] = "math"
+class _AgainstGold(RewardConfigBase):
     answer_column: str = "answer"
     """Column that holds the gold answer."""
 
+    def columns(self) -> list[str]:
+        """The gold answer's."""
+        return [self.answer_column]
+
+
+class MathRewardConfig(_AgainstGold):
+    """1 when the last boxed answer (or the last expression) equals the gold answer, else 0."""
+
+    type: Literal["math"] = "math"
+
+
+class ExactRewardConfig(_AgainstGold):
+    """1 when the final answer is the gold answer's text, else 0."""
+
+    type: Literal["exact"] = "exact"
+    ignore_case: bool = False
+
+
+class ChoiceRewardConfig(_AgainstGold):
+    """1 when the letter that the final answer picks is the right one, else 0."""
+
+    type: Literal["choice"] = "choice"
+    letters: str = Field(default="ABCDEFGHIJ", pattern="^[A-Z]+$")
+    """Letters that may be picked."""
+
+
+class LengthRewardConfig(RewardConfigBase):
+    """-1 to 0 near and beyond a limit, or 0 to 1 around a target, by tokens of the completion."""
+
+    type: Literal["length"] = "length"
+    limit: int | None = Field(default=None, ge=1)
+    """Tokens from which on the mark is -1. Give this or `target`."""
+    buffer: int = Field(default=1, ge=1)
+    """Tokens before the limit over which the mark falls from 0 to -1."""
+    target: int | None = Field(default=None, ge=1)
+    """Tokens at which the mark is 1. Give this or `limit`."""
+    gold_value: float | None = None
+    """Gold answers may be of any length."""
+
+    @model_validator(mode="after")
+    def _limit_or_target(self) -> Self:
+        if (self.limit is None) == (self.target is None):
+            raise ValueError("a length reward has either a limit or a target")
+        if self.limit is not None and self.buffer > self.limit:
+            raise ValueError(f"buffer {self.buffer} is more than the limit of {self.limit} tokens")
+        return self
+
+
+class RepetitionRewardConfig(RewardConfigBase):
+    """0 when no run of words comes twice, down to almost -1."""
+
+    type: Literal["repetition"] = "repetition"
+    ngram: int = Field(default=4, ge=1)
+    """Words in a run."""
+    gold_value: float | None = None
+    """Gold answers may repeat themselves."""
+
+
+class VoteRewardConfig(RewardConfigBase):
+    """1 for the group's most frequent final answer, else 0."""
+
+    type: Literal["vote"] = "vote"
+    least_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the group below which the most frequent answer decides nothing."""
+
+
+class ConfidenceRewardConfig(RewardConfigBase):
+    """0 to 1: how likely the completion was to the policy that sampled it."""
+
+    type: Literal["confidence"] = "confidence"
+    per: Literal["sequence", "token"] = "sequence"
+    """The probability of the whole completion, or its geometric mean by token."""
+    gold_value: float | None = None
+    """Nobody sampled the gold answers."""
+
 
 class FormatRewardConfig(RewardConfigBase):
-    """1 when the completion's text matches a pattern, else 0."""
+    """1 when the completion's text matches a pattern or has the tags, else 0."""
 
     type: Literal["format"] = "format"
+    tags: list[str] = []
+    """Elements that make up the whole text, once each, in this order: `[think, answer]`. Instead of the pattern."""
     pattern: str = r"(?s).*\\boxed\{[^{}]+\}\s*\Z"
     r"""Regular expression of Python's that the whole text must match; by default: ends in a box."""
 
@@ -88,7 +178,13 @@ def _in_short(value: Any) -> Any:
 
 RewardConfig = Annotated[
     Annotated[MathRewardConfig, Tag("math")]
+    | Annotated[ExactRewardConfig, Tag("exact")]
+    | Annotated[ChoiceRewardConfig, Tag("choice")]
     | Annotated[FormatRewardConfig, Tag("format")]
+    | Annotated[LengthRewardConfig, Tag("length")]
+    | Annotated[RepetitionRewardConfig, Tag("repetition")]
+    | Annotated[VoteRewardConfig, Tag("vote")]
+    | Annotated[ConfidenceRewardConfig, Tag("confidence")]
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),
     BeforeValidator(_in_short),
@@ -97,7 +193,63 @@ RewardConfig = Annotated[
 
 def columns_needed(rewards: Sequence[RewardConfig]) -> list[str]:
     """Return the columns that these rewards cannot do without, as far as their configs say."""
-    return [reward.answer_column for reward in rewards if isinstance(reward, MathRewardConfig)]
+    return list(dict.fromkeys(column for reward in rewards for column in reward.columns()))
+
+
+class _Combination(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def named(self) -> list[str]:
+        """Rewards that the combination names."""
+        return []
+
+
+class WeightedSumConfig(_Combination):
+    """The sum of weight times value over the rewards that apply."""
+
+    type: Literal["weighted_sum"] = "weighted_sum"
+
+
+class NormalizedSumConfig(_Combination):
+    """Each reward normalised within the group, then the weighted sum (GDPO)."""
+
+    type: Literal["normalized_sum"] = "normalized_sum"
+    epsilon: float = Field(default=1e-4, gt=0)
+    """Added to the standard deviation."""
+
+
+class GatedConfig(_Combination):
+    """Rewards in order; a later one counts only where all earlier ones reach their gates."""
+
+    type: Literal["gated"] = "gated"
+    gates: dict[str, float] = Field(min_length=1)
+    """Reward -> least value, in the order in which they are passed; rewards without a gate come after them all."""
+
+    def named(self) -> list[str]:
+        """The gates."""
+        return list(self.gates)
+
+
+class ConstrainedConfig(_Combination):
+    """Each named reward is wanted up to its threshold; Lagrange multipliers move its weight (Constrained RLHF)."""
+
+    type: Literal["constrained"] = "constrained"
+    thresholds: dict[str, float] = Field(min_length=1)
+    """Reward -> mean value, before its weight, that is wanted and no more."""
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Of the multipliers, a step."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    initial: float = 0.0
+    """Multiplier at the start; a constraint's share is its sigmoid."""
+
+    def named(self) -> list[str]:
+        """The constraints."""
+        return list(self.thresholds)
+
+
+CombineConfig = Annotated[
+    WeightedSumConfig | NormalizedSumConfig | GatedConfig | ConstrainedConfig, Discriminator("type")
+]
 
 
 class ScoringConfig(BaseModel):

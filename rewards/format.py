@@ -1,6 +1,7 @@
 """The format reward: does the answer look as it was asked to look? Says nothing about whether it is right."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rewards.types import RewardFunction
@@ -10,13 +11,30 @@ if TYPE_CHECKING:
 
 
 def load(config: "FormatRewardConfig") -> RewardFunction:
-    """Return a reward that gives 1.0 where the whole text of the last turn matches the pattern, else 0.0.
+    """Return a reward: 1.0 where the whole text of the last turn matches the pattern, or has the tags, else 0.0.
 
     A pattern may backtrack for ever on some texts; the worker's deadline ends that.
     """
     pattern = re.compile(config.pattern)
 
     def format(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        return [1.0 if pattern.fullmatch(turns[-1]["content"]) else 0.0 for turns in completions]
+        texts = [turns[-1]["content"] for turns in completions]
+        if config.tags:
+            return [float(has_tags(text, config.tags)) for text in texts]
+        return [1.0 if pattern.fullmatch(text) else 0.0 for text in texts]
 
     return format
+
+
+def has_tags(text: str, tags: Sequence[str]) -> bool:
+    """Say whether a text is made of these elements, once each and in this order, none empty, and nothing else."""
+    at = 0
+    for tag in tags:
+        opened, closed = f"<{tag}>", f"</{tag}>"
+        if text.count(opened) != 1 or text.count(closed) != 1:
+            return False
+        start, end = text.index(opened), text.index(closed)
+        if text[at:start].strip() or not text[start + len(opened) : end].strip():
+            return False
+        at = end + len(closed)
+    return not text[at:].strip()

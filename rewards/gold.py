@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rewards.config import RewardConfig, ScoringConfig
+from rewards import combine
+from rewards.config import RewardConfig, ScoringConfig, WeightedSumConfig
 from rewards.process import RewardProcess, WorkerError
 from rewards.registry import check_labels
 from rewards.types import FAILURES, Attempt, Score
@@ -26,6 +27,7 @@ class GoldCheck:
         check_labels(rewards)
         self._rewards = tuple(rewards)
         self._scoring = scoring or ScoringConfig()
+        self._combination = combine.build(WeightedSumConfig(), rewards)
         self._process = RewardProcess(self._rewards, self._scoring)
 
     def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:
@@ -42,7 +44,8 @@ class GoldCheck:
             self._process.wait_ready(self._scoring.start_timeout_s)
             where = "on the answer of row"
             for attempt in attempts:
-                scores += self._process.score([attempt, attempt], self._scoring.deadline_s)[:1]
+                graded = self._process.score([attempt, attempt], self._scoring.deadline_s)
+                scores += combine.scores(self._combination, graded)[:1]
         except WorkerError as error:
             labels = ", ".join(repr(reward.label) for reward in self._rewards)
             row = f" {where} {len(scores) + 1}" if where else ""

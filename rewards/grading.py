@@ -1,4 +1,4 @@
-"""One group through its rewards: call each once, judge what it returned, sum up. Runs inside the worker."""
+"""One group through its rewards: call each once, judge what it returned. Runs inside the worker."""
 
 import asyncio
 import functools
@@ -11,20 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rewards import registry
-from rewards.types import Attempt, Cause, RewardFunction, Score
+from rewards.types import Attempt, Graded, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """What one reward gives one attempt."""
-
-    value: float | None = None
-    """Before its weight; None unless ``cause`` is ``ok``."""
-    cause: Cause = "ok"
-    detail: str = ""
+Announce = Callable[[str], None]
+"""Hears each reward's label before it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,56 +25,64 @@ class Reward:
     """A reward that is imported and ready."""
 
     label: str
-    weight: float
     function: RewardFunction
 
 
 def load(configs: Sequence["RewardConfigBase"]) -> list[Reward]:
     """Import every reward; RewardError names the one that cannot be."""
-    return [Reward(label=c.label, weight=c.weight, function=registry.build(c)) for c in configs]
+    return [Reward(label=config.label, function=registry.build(config)) for config in configs]
 
 
 def grade(
-    rewards: Sequence[Reward], group: Sequence[Attempt], announce: Callable[[str], None] = lambda label: None
-) -> list[Score]:
-    """Score the group; never raises for what a reward does. ``announce`` hears each label before it runs."""
+    rewards: Sequence[Reward], group: Sequence[Attempt], runner: asyncio.Runner, announce: Announce = lambda label: None
+) -> Graded:
+    """Mark the group, one reward after the other; never raises for what a reward does.
+
+    Coroutine rewards run on the runner's loop, the same for all groups, so that a client opened in one lives on.
+    """
     start = time.monotonic()
-    marks: dict[str, list[Mark]] = {}
+    marks = {}
     for reward in rewards:
         announce(reward.label)
-        marks[reward.label] = run(reward, group)
-    seconds = time.monotonic() - start
-    return [total(rewards, {label: row[g] for label, row in marks.items()}, seconds) for g in range(len(group))]
+        try:
+            returned: Any = reward.function(**arguments(reward.function, group))
+            if inspect.isawaitable(returned):
+                returned = runner.run(_wait_for(returned))
+            marks[reward.label] = judge(reward.label, returned, len(group))
+        except (Exception, SystemExit) as error:
+            marks[reward.label] = failed(reward.label, error, len(group))
+    return Graded(marks=marks, seconds=time.monotonic() - start)
 
 
-def total(rewards: Sequence[Reward], marks: dict[str, Mark], seconds: float) -> Score:
-    """Make one attempt's score of its marks: the first failure decides, else what applies is summed."""
-    parts = {label: mark.value for label, mark in marks.items()}
-    for mark in marks.values():
-        if mark.cause not in ("ok", "not_applicable"):
-            return Score(value=None, cause=mark.cause, parts=parts, seconds=seconds, detail=mark.detail)
-    terms = [r.weight * value for r in rewards if (value := parts[r.label]) is not None]
-    if not terms:
-        return Score(value=None, cause="not_applicable", parts=parts, seconds=seconds)
-    return Score(value=sum(terms), cause="ok", parts=parts, seconds=seconds)
-
-
-def run(reward: Reward, group: Sequence[Attempt]) -> list[Mark]:
-    """Call one reward with the whole group; whatever it does becomes one mark an attempt."""
-    try:
-        returned = reward.function(**arguments(reward.function, group))
-        if inspect.isawaitable(returned):
-            returned = asyncio.run(_wait_for(returned))
-    except (Exception, SystemExit) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error}"[:500]
-        detail = f"reward {reward.label!r} raised {what} ({frame.filename}:{frame.lineno})"
-        return [Mark(cause="error", detail=detail)] * len(group)
-    return judge(reward.label, returned, len(group))
+async def grade_at_once(
+    rewards: Sequence[Reward], group: Sequence[Attempt], announce: Announce = lambda label: None
+) -> Graded:
+    """Mark the group while other groups are being marked on the same loop; plain functions run in threads."""
+    start = time.monotonic()
+    marks = {}
+    for reward in rewards:
+        announce(reward.label)
+        try:
+            returned = await asyncio.to_thread(reward.function, **arguments(reward.function, group))
+            if inspect.isawaitable(returned):
+                returned = await returned
+            marks[reward.label] = judge(reward.label, returned, len(group))
+        except (Exception, SystemExit) as error:
+            marks[reward.label] = failed(reward.label, error, len(group))
+    return Graded(marks=marks, seconds=time.monotonic() - start)
 
 
 async def _wait_for(awaitable: Any) -> Any:
     return await awaitable
+
+
+def failed(label: str, error: BaseException, num_attempts: int) -> list[Mark]:
+    """Return the marks of a group whose reward raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}"[:500]
+    return [
+        Mark(cause="error", detail=f"reward {label!r} raised {what} ({frame.filename}:{frame.lineno})")
+    ] * num_attempts
 
 
 def arguments(function: RewardFunction, group: Sequence[Attempt]) -> dict[str, Any]:
@@ -94,16 +95,22 @@ def arguments(function: RewardFunction, group: Sequence[Attempt]) -> dict[str, A
     everything["completion_ids"] = [list(a.completion_ids) for a in group]
     everything["prompts"] = [[dict(turn) for turn in a.prompt] for a in group]
     everything["completions"] = [[dict(turn) for turn in a.completion] for a in group]
+    on_request = {
+        "completion_logprobs": [list(a.completion_logprobs) for a in group],
+        "group_id": group[0].group_id if group else "",
+        "step": group[0].step if group else 0,
+    }
     bound = function.keywords if isinstance(function, functools.partial) else {}
     parameters = inspect.signature(function).parameters.values()
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    named = [p for p in parameters if p.kind not in variadic]
-    missing = [p.name for p in named if p.default is p.empty and p.name not in everything]
+    named = {p.name for p in parameters if p.kind not in variadic}
+    everything |= {name: value for name, value in on_request.items() if name in named and name not in everything}
+    needed = {p.name for p in parameters if p.kind not in variadic and p.default is p.empty}
+    missing = sorted(needed - everything.keys())
     if missing:
         raise ValueError(f"it needs the columns {missing}; the data has {sorted(names)}")
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return {name: value for name, value in everything.items() if name not in bound}
-    return {p.name: everything[p.name] for p in parameters if p.name in everything and p.name not in bound}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return {name: value for name, value in everything.items() if name not in bound and (takes_all or name in named)}
 
 
 def judge(label: str, returned: Any, num_attempts: int) -> list[Mark]:

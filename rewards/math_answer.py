@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rewards.final_answer import BOX, last_box, missing
 from rewards.types import RewardFunction
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT_S = 2.0
 """Seconds that one answer may take to parse and compare."""
-BOX = r"\boxed{"
 
 
 class _TooSlowError(BaseException):
@@ -36,7 +36,7 @@ def load(config: "MathRewardConfig") -> RewardFunction:
 
     def math(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
         if column not in columns:
-            raise ValueError(f"the gold answer's column {column!r} is missing; the data has {sorted(columns)}")
+            raise missing(column, columns)
         texts = [turns[-1]["content"] for turns in completions]
         return [_mark(text, str(gold)) for text, gold in zip(texts, columns[column], strict=True)]
 
@@ -80,24 +80,10 @@ def _parse(text: str) -> list[Any]:
     """Parse the final answer into math-verify's forms, the expression first; empty where there is none."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    if BOX in text:
+    if BOX in text:  # math-verify alone would read two boxes near each other as one: 5 and 633 as the number 5,633
         text = last_box(text)
     rules = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     return list(parse(text, rules, extraction_mode="first_match", parsing_timeout=None))
-
-
-def last_box(text: str) -> str:
-    r"""Return the last `\boxed{...}` with its braces balanced, or an empty string where it is never closed.
-
-    math-verify alone would read two boxes near each other as one: 5 and 633 become the number 5,633.
-    """
-    start = text.rindex(BOX)
-    depth = 0
-    for end in range(start + len(BOX) - 1, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start : end + 1]
-    return ""
 
 
 def _is_rational(form: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One reward worker process, seen from its parent: start it, ask it, kill it. For scorer and gold check.
+"""One reward worker process, seen from its parent: start it, ask it, kill it. For lanes and the gold check.
 
 Why not a pool from a library: the ones we tried break for good when an idle worker is killed (as the kernel
 does when memory runs out), share locks and pipes between workers, and import the parent's main module again
@@ -6,6 +6,7 @@ in each of them.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pickle
@@ -18,9 +19,10 @@ import uuid
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
-from rewards.types import Attempt, Cause, RewardError, Score
+from rewards.types import Attempt, Cause, Graded, RewardError
 from rewards.worker import WorkerOrder
 
 if TYPE_CHECKING:
@@ -39,31 +41,42 @@ LOOK_EVERY_S = 0.5
 """How often to look whether a silent worker is alive, besides listening for the end of its pipe."""
 REAP_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
+CANCEL_TIMEOUT_S = 2.0
+"""How long a worker that marks several groups at once may take to give up one of them."""
+READY = 0
+"""Number of the message that says whether the rewards are loaded; groups count from 1."""
+_ENDED = ("ended", None)
 
 
 class WorkerError(RewardError):
-    """A worker that did not answer: late, killed, or without its rewards. It is not to be asked again."""
+    """A worker that did not answer: late, killed, or without its rewards."""
 
-    def __init__(self, cause: Cause, detail: str) -> None:
+    def __init__(self, cause: Cause, detail: str, *, is_lost: bool = True) -> None:
         super().__init__(detail)
         self.cause: Cause = cause
+        self.is_lost = is_lost
+        """Whether the worker is not to be asked again."""
 
 
 class RewardProcess:
     """A worker process with its own pipe. It starts at once and loads by itself; ``wait_ready`` waits.
 
     What a reward has started is killed with it: it leads a process group of its own, and those who leave the group
-    are known by an environment variable. What it prints goes to standard error, up to a limit. Used by one thread,
-    which must outlive it: Linux ends the worker with the thread that started it.
+    are known by an environment variable. What it prints goes to standard error, up to a limit. Thread-safe. The thread
+    that makes it must outlive it: Linux ends the worker with the thread that started it.
     """
 
-    def __init__(self, rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig") -> None:
-        """Start the process and send it what to load."""
+    def __init__(self, rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig", concurrency: int = 1) -> None:
+        """Start the process and send it what to load; it may be asked for ``concurrency`` groups at once."""
         self._pipe, child_end = Pipe()
         self._is_ready = False
         self._is_killed = False
         self._max_cpu_s = scoring.max_cpu_s
-        self._number = 0  # of the group that is being scored
+        self._shares = concurrency > 1
+        self._numbers = itertools.count(READY + 1)
+        self._inboxes: dict[int, SimpleQueue[tuple[str, Any]]] = {READY: SimpleQueue()}
+        self._outbox: SimpleQueue[Any] = SimpleQueue()
+        self._ended = threading.Event()
         self._mark = uuid.uuid4().hex
         search_path = [os.path.abspath(entry) for entry in [*sys.path, os.getcwd()]]
         fd = child_end.fileno()
@@ -76,11 +89,15 @@ class RewardProcess:
             pass_fds=[fd],
             start_new_session=True,
         )
-        threading.Thread(target=_forward, args=(self._process.stdout, self.pid), daemon=True).start()
-        memory = None if scoring.max_memory_gb is None else int(scoring.max_memory_gb * 2**30)
-        order = WorkerOrder(rewards=tuple(rewards), max_memory_bytes=memory, max_cpu_s=scoring.max_cpu_s)
-        self._pipe.send(order)  # cannot fail: this process still holds the other end
         child_end.close()
+        memory = None if scoring.max_memory_gb is None else int(scoring.max_memory_gb * 2**30)
+        self._outbox.put(
+            WorkerOrder(
+                rewards=tuple(rewards), concurrency=concurrency, max_memory_bytes=memory, max_cpu_s=scoring.max_cpu_s
+            )
+        )
+        for work in (self._read, self._write, self._forward):
+            threading.Thread(target=work, name=f"{work.__name__}-{self.pid}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -91,22 +108,32 @@ class RewardProcess:
         """Wait until the rewards are imported; WorkerError where they are not."""
         if self._is_ready:
             return
-        kind, body = self._receive(time.monotonic() + deadline_s, "the rewards were being imported")
+        inbox = self._inboxes[READY]
+        kind, body = self._receive(inbox, time.monotonic() + deadline_s, "the rewards were being imported")
+        inbox.put((kind, body))  # for the other threads that wait
         if kind == "failed":
             raise WorkerError("error", body)
         self._is_ready = True
 
-    def score(self, group: Sequence[Attempt], deadline_s: float) -> list[Score]:
-        """Score one group; WorkerError names the reward that ran when the worker died or was late."""
+    def score(self, group: Sequence[Attempt], deadline_s: float) -> Graded:
+        """Have one group marked; WorkerError names the reward that ran when the worker died or was late."""
         end = time.monotonic() + deadline_s
-        doing = "the group was being sent"
-        self._number += 1
-        self._send((self._number, tuple(group)), doing)
-        while True:
-            kind, body = self._receive(end, doing)
-            if kind == "scored":
-                return list(body)
-            doing = f"reward {body!r} was running"
+        number, inbox, doing = next(self._numbers), SimpleQueue[tuple[str, Any]](), "the group was being sent"
+        self._inboxes[number] = inbox
+        try:
+            self._outbox.put((number, tuple(group)))
+            while True:
+                kind, body = self._receive(inbox, end, doing)
+                if kind == "scored":
+                    graded: Graded = body
+                    return graded
+                doing = f"reward {body!r} was running"
+        except WorkerError as error:
+            if self._shares and error.cause == "timeout":
+                error.is_lost = not self._gives_up(number, inbox)
+            raise
+        finally:
+            del self._inboxes[number]
 
     def kill(self) -> None:
         """End the worker and all that it started by SIGKILL; safe to call twice and from another thread."""
@@ -117,30 +144,39 @@ class RewardProcess:
             for pid in _processes_with(f"{MARK_VARIABLE}={self._mark}"):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            self._outbox.put(None)
         self._process.wait(REAP_TIMEOUT_S)
 
-    def _send(self, message: object, doing: str) -> None:
-        try:
-            self._pipe.send(message)
-        except ConnectionError as error:
-            raise self._died(doing) from error
-
-    def _receive(self, end: float, doing: str) -> tuple[str, Any]:
+    def _receive(self, inbox: "SimpleQueue[tuple[str, Any]]", end: float, doing: str) -> tuple[str, Any]:
         """Wait for the worker's next message until ``end`` on the monotonic clock."""
         start = time.monotonic()
-        while not self._pipe.poll(max(0.0, min(LOOK_EVERY_S, end - time.monotonic()))):
-            if self._process.poll() is not None and not self._pipe.poll():
-                raise self._died(doing)
-            if time.monotonic() >= end:
-                waited = time.monotonic() - start
-                raise WorkerError("timeout", f"{doing}, for {waited:.1f} s, when the deadline passed")
+        while True:
+            try:
+                message = inbox.get(timeout=max(0.0, min(LOOK_EVERY_S, end - time.monotonic())))
+                if message == _ENDED:
+                    inbox.put(message)
+                    raise self._died(doing)
+                return message
+            except Empty:
+                has_ended = self._ended.is_set() or self._process.poll() is not None
+                if has_ended and inbox.empty():
+                    raise self._died(doing) from None
+                if time.monotonic() >= end:
+                    waited = time.monotonic() - start
+                    detail = f"{doing}, for {waited:.1f} s, when the deadline passed"
+                    raise WorkerError("timeout", detail) from None
+
+    def _gives_up(self, number: int, inbox: "SimpleQueue[tuple[str, Any]]") -> bool:
+        """Ask a worker that marks several groups at once to drop one; say whether it did."""
+        self._outbox.put((number, None))
+        end = time.monotonic() + CANCEL_TIMEOUT_S
         try:
-            number, kind, body = self._pipe.recv()
-        except (EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError) as error:
-            raise self._died(doing) from error
-        if number not in (0, self._number):  # of an earlier group: somebody else writes to the worker's pipe
-            raise self._died(doing)
-        return kind, body
+            while True:
+                kind, _ = self._receive(inbox, end, "the group was being given up")
+                if kind in ("cancelled", "scored"):
+                    return True
+        except WorkerError:
+            return False
 
     def _died(self, doing: str) -> WorkerError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,18 +188,39 @@ class RewardProcess:
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerError("killed", f"the reward worker {self.pid} ended {how} while {doing}")
 
+    def _read(self) -> None:
+        """Bring each message to whoever waits for it; one that nobody waits for is late. Runs in a thread."""
+        with contextlib.suppress(
+            EOFError, OSError, pickle.UnpicklingError, ValueError, TypeError
+        ):  # the worker is gone
+            while True:
+                number, kind, body = self._pipe.recv()
+                inbox = self._inboxes.get(number)
+                if inbox is not None:
+                    inbox.put((kind, body))
+        self._ended.set()
+        for inbox in list(self._inboxes.values()):
+            inbox.put(_ENDED)
 
-def _forward(printed: IO[bytes], pid: int) -> None:
-    """Pass on what a worker prints, up to a limit, and read the rest away so that it can go on. Runs in a thread."""
-    left = MAX_PRINTED_BYTES
-    with printed, contextlib.suppress(OSError, ValueError):  # our own standard error is closed
-        while chunk := os.read(printed.fileno(), 1 << 16):
-            if left > 0:
-                sys.stderr.write(chunk[:left].decode(errors="replace"))
-                sys.stderr.flush()
-                left -= len(chunk)
-                if left <= 0:
-                    sys.stderr.write(f"\nreward worker {pid} prints more than it should; the rest is dropped\n")
+    def _write(self) -> None:
+        """Send what is asked, at the worker's pace; the deadlines are kept by those who wait. Runs in a thread."""
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._pipe.send(message)
+
+    def _forward(self) -> None:
+        """Pass on what the worker prints, up to a limit, and read the rest away so that it can go on."""
+        printed: IO[bytes] | None = self._process.stdout
+        assert printed is not None
+        left = MAX_PRINTED_BYTES
+        with printed, contextlib.suppress(OSError, ValueError):  # our own standard error is closed
+            while chunk := os.read(printed.fileno(), 1 << 16):
+                if left > 0:
+                    sys.stderr.write(chunk[:left].decode(errors="replace"))
+                    sys.stderr.flush()
+                    left -= len(chunk)
+                    if left <= 0:
+                        sys.stderr.write(f"\nreward worker {self.pid} prints too much; the rest is dropped\n")
 
 
 def _processes_with(variable: str) -> list[int]:

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from rewards import choice, confidence, exact, length, math_answer, repetition, vote
 from rewards import format as format_reward
-from rewards import math_answer
 from rewards.types import RewardError, RewardFunction
 
 if TYPE_CHECKING:  # the worker's start is on the clock of `strop check`
@@ -41,7 +41,13 @@ def import_function(config: "FunctionRewardConfig") -> RewardFunction:
 
 LOADERS: dict[str, Callable[[Any], RewardFunction]] = {
     "math": math_answer.load,
+    "exact": exact.load,
+    "choice": choice.load,
     "format": format_reward.load,
+    "length": length.load,
+    "repetition": repetition.load,
+    "vote": vote.load,
+    "confidence": confidence.load,
     "function": import_function,
 }
 """Every reward type, and what turns its config into a function."""

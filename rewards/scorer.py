@@ -1,79 +1,75 @@
 """The runtime of rewards: groups in, scores out, whatever the rewards do. The collector calls it.
 
-Each worker is a process that can be killed, and a thread that feeds it. Threads take groups from one queue. A
-worker that is lost is replaced before its thread takes the next group.
+group -> every lane (workers that can be killed) -> marks of all rewards -> combination -> Score of each attempt
 """
 
 import threading
-import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from rewards.config import RewardConfig, ScoringConfig
-from rewards.process import REAP_TIMEOUT_S, RewardProcess, WorkerError
+from rewards import combine
+from rewards.config import RewardConfig, ScoringConfig, WeightedSumConfig
+from rewards.lane import Lane
 from rewards.registry import check_labels
-from rewards.types import FAILURES, Attempt, Cause, RewardError, Score
+from rewards.types import FAILURES, Attempt, Cause, Graded, RewardError, Score
 
 MIN_WINDOW_ATTEMPTS = 64
 """A share of failures means nothing before so many attempts, or a full window where that is shorter."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    group: tuple[Attempt, ...]
-    scores: Future[list[Score]]
-
-
 class Scorer:
-    """Worker processes that score whole prompt groups. Thread-safe; use it in a ``with``, or ``close`` it."""
+    """Scores whole prompt groups with some rewards. Thread-safe; use it in a ``with``, or ``close`` it."""
 
-    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
-        """Start the workers and wait until they have imported the rewards; RewardError where they cannot."""
+    def __init__(
+        self,
+        rewards: Sequence[RewardConfig],
+        scoring: ScoringConfig,
+        combination: combine.Combination | None = None,
+    ) -> None:
+        """Start the workers and wait until they have imported the rewards; RewardError where they cannot.
+
+        The caller keeps the combination, shows it what came of each step, and saves its state.
+        """
         check_labels(rewards)
-        self._rewards = tuple(rewards)
+        self._combination = combination or combine.build(WeightedSumConfig(), rewards)
+        self._order = [reward.label for reward in rewards]
         self._scoring = scoring
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._processes: set[RewardProcess] = set()
         self._is_closed = False
         self._counts: Counter[Cause] = Counter()
         self._window: deque[Score] = deque(maxlen=scoring.window_attempts)
-        started: list[Future[None]] = [Future() for _ in range(scoring.num_workers)]
-        self._threads = [
-            threading.Thread(target=self._serve, args=(ready,), name=f"scorer-{i}", daemon=True)
-            for i, ready in enumerate(started)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lanes = [Lane(alike, scoring) for alike in in_lanes(rewards)]
         try:
-            for ready in started:
-                ready.result(scoring.start_timeout_s + REAP_TIMEOUT_S)
+            for lane in self._lanes:
+                lane.wait_ready()
         except BaseException:
             self.close()
             raise
 
-    def submit(self, group: Sequence[Attempt]) -> Future[list[Score]]:
+    def submit(self, group: Sequence[Attempt]) -> "Future[list[Score]]":
         """Score one whole prompt group; the future never raises for what a reward does.
 
-        It is done within ``longest_wait_s`` of a worker's taking it up.
-        It raises RewardError when the scorer is closed first.
+        It is done within ``longest_wait_s`` of a worker's taking it up. It raises RewardError when the scorer is
+        closed first.
         """
-        job = _Job(group=tuple(group), scores=Future())
         with self._lock:
             if self._is_closed:
                 raise RewardError("the scorer is closed; submit groups before close()")
-            self._jobs.put(job)
-        return job.scores
+            parts = [lane.submit(group) for lane in self._lanes]
+        return joined(parts, self._score)
 
     @property
     def longest_wait_s(self) -> float:
         """Seconds within which a worker scores a group that it has taken up, whatever the rewards do."""
         return self._scoring.longest_wait_s
+
+    @property
+    def num_waiting(self) -> int:
+        """Groups in the longest queue, that no worker has taken up yet."""
+        return max(lane.num_waiting for lane in self._lanes)
 
     def counts(self) -> Mapping[Cause, int]:
         """How many attempts ended with each cause, since the start."""
@@ -101,13 +97,8 @@ class Scorer:
         """Kill every worker, fail what is not scored yet, and leave nothing behind; safe to call twice."""
         with self._lock:
             self._is_closed = True
-            processes = list(self._processes)
-        for _ in self._threads:
-            self._jobs.put(None)
-        for process in processes:
-            process.kill()
-        for thread in self._threads:
-            thread.join(2 * REAP_TIMEOUT_S)
+        for lane in self._lanes:
+            lane.close()
 
     def __enter__(self) -> Self:
         return self
@@ -117,61 +108,40 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _serve(self, started: Future[None]) -> None:
-        """Feed one worker, from its start to the end of the scorer. Runs in a thread."""
-        try:
-            process = self._spawn()
-            process.wait_ready(self._scoring.start_timeout_s)
-        except Exception as error:
-            started.set_exception(error)
-            return
-        started.set_result(None)
-        while (job := self._jobs.get()) is not None:
-            if not job.scores.set_running_or_notify_cancel():
-                continue
-            try:
-                scores, process = self._score(job.group, process)
-            except Exception as error:  # closed, or no process can be started: the future says so
-                job.scores.set_exception(error)
-            else:
-                job.scores.set_result(scores)
-        process.kill()
-
-    def _score(self, group: tuple[Attempt, ...], process: RewardProcess) -> tuple[list[Score], RewardProcess]:
-        """Score the group, on replaced workers if need be; also return the worker to go on with."""
-        start = time.monotonic()
-        for tries_left in range(self._scoring.max_retries, -1, -1):
-            try:
-                process.wait_ready(self._scoring.start_timeout_s)
-                scores = process.score(group, self._scoring.deadline_s)
-                break
-            except WorkerError as failure:
-                process = self._replace(process)
-                scores = self._failed(failure, len(group), time.monotonic() - start)
-                if failure.cause != "killed" or not tries_left:
-                    break
+    def _score(self, parts: Sequence[Graded]) -> list[Score]:
+        """Join what the lanes found, in the order of the recipe, and count what came of it."""
+        marks = {label: row for graded in parts for label, row in graded.marks.items()}
+        graded = Graded(
+            marks={label: marks[label] for label in self._order}, seconds=max(graded.seconds for graded in parts)
+        )
+        scores = combine.scores(self._combination, graded)
         with self._lock:
             self._counts.update(score.cause for score in scores)
             self._window.extend(scores)
-        return scores, process
+        return scores
 
-    def _failed(self, failure: WorkerError, num_attempts: int, seconds: float) -> list[Score]:
-        parts = dict.fromkeys(reward.label for reward in self._rewards)
-        return [
-            Score(value=None, cause=failure.cause, parts=parts, seconds=seconds, detail=str(failure))
-        ] * num_attempts
 
-    def _replace(self, process: RewardProcess) -> RewardProcess:
-        process.kill()
-        with self._lock:
-            self._processes.discard(process)
-        return self._spawn()
+def in_lanes(rewards: Sequence[RewardConfig]) -> list[list[RewardConfig]]:
+    """Put plain rewards together, and each that marks several groups at once by itself."""
+    plain = [reward for reward in rewards if reward.concurrency == 1]
+    return [lane for lane in [plain, *([reward] for reward in rewards if reward.concurrency > 1)] if lane]
 
-    def _spawn(self) -> RewardProcess:
-        """Start a worker that `close` knows of."""
-        with self._lock:
-            if self._is_closed:
-                raise RewardError("the scorer was closed before this group was scored")
-            process = RewardProcess(self._rewards, self._scoring)
-            self._processes.add(process)
-            return process
+
+def joined(parts: "Sequence[Future[Graded]]", make: Callable[[Sequence[Graded]], list[Score]]) -> "Future[list[Score]]":
+    """Return a future of what ``make`` makes of all parts; it fails as the first of them does."""
+    whole = Future[list[Score]]()
+    lock, left = threading.Lock(), [len(parts)]
+
+    def arrived(part: "Future[Graded]") -> None:
+        with lock:
+            left[0] -= 1
+            if left[0] or not whole.set_running_or_notify_cancel():
+                return
+        try:
+            whole.set_result(make([part.result() for part in parts]))
+        except Exception as error:
+            whole.set_exception(error)
+
+    for part in parts:
+        part.add_done_callback(arrived)
+    return whole

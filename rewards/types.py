@@ -1,8 +1,8 @@
-"""What passes in and out of rewards: attempts go in, scores come out. The collector makes and reads them."""
+"""What passes in and out of rewards: attempts go in, marks come out of each reward, and a score out of all marks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Message = Mapping[str, str]
 """One chat turn, ``{"role": ..., "content": ...}``."""
@@ -17,23 +17,19 @@ class RewardError(ValueError):
     """A reward that cannot be built, or rewards that fail too often for the run to mean anything."""
 
 
-class RewardFunction(Protocol):
-    """What a user writes; the signature that TRL's reward functions have.
+RewardFunction = Callable[..., list[float | None] | Awaitable[list[float | None]]]
+"""What a user writes; the signature that TRL's reward functions have, one value an attempt, higher is better.
 
-    Example::
+Example::
 
-        def cites_a_source(prompts, completions, **columns):
-            return [1.0 if "[1]" in turns[-1]["content"] else 0.0 for turns in completions]
+    def cites_a_source(prompts, completions, **columns):
+        return [1.0 if "[1]" in turns[-1]["content"] else 0.0 for turns in completions]
 
-    It is always called with one whole prompt group. ``columns`` holds the data set's own columns, one value
-    an attempt, and may also hold ``completion_ids``. ``None`` means "this reward does not apply here",
-    NaN "this attempt could not be scored". The function runs in a worker process, is imported there once,
-    may be a coroutine function, and may be killed at its deadline.
-    """
-
-    def __call__(self, prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        """Return one value an attempt, higher is better, or None where the reward does not apply."""
-        ...
+It is always called with one whole prompt group, by keyword. ``columns`` holds the data set's own columns, one value an
+attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``group_id`` and
+``step``. ``None`` means "this reward does not apply here", NaN "this attempt could not be scored". The function runs
+in a worker process, is imported there once, may be a coroutine function, and may be killed at its deadline.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +42,35 @@ class Attempt:
     """The turns that the policy wrote, usually one from the assistant."""
     completion_ids: tuple[int, ...] = ()
     """[T] token ids of the completion; empty when only text is known."""
+    completion_logprobs: tuple[float, ...] = ()
+    """[T] log-probability of each token under the policy that sampled it, in nats; empty when only text is known."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data set's other columns for this prompt, such as ``answer``."""
+    group_id: str = ""
+    """Name of the prompt, the same for all attempts of a group."""
+    step: int = 0
+    """Version of the policy that the attempt will improve; 0 outside of training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What one reward gives one attempt."""
+
+    value: float | None = None
+    """Before its weight; None unless ``cause`` is ``ok``."""
+    cause: Cause = "ok"
+    detail: str = ""
+    """For failures: what the reward did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """What some rewards gave a group of G attempts."""
+
+    marks: Mapping[str, Sequence[Mark]]
+    """Reward name -> [G]."""
+    seconds: float
+    """Wall time that they took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +78,7 @@ class Score:
     """What the rewards together say of one attempt."""
 
     value: float | None
-    """Weighted sum of the parts that apply; None unless ``cause`` is ``ok``."""
+    """The marks that apply, combined; None unless ``cause`` is ``ok``."""
     cause: Cause
     """``ok``, or why there is no value."""
     parts: Mapping[str, float | None] = field(default_factory=dict)

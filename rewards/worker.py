@@ -2,9 +2,11 @@
 
 Started by `rewards.process`, which holds the other end of the pipe. It receives a `WorkerOrder`, then numbered groups;
 it sends (number, kind, body) triples: number 0 with ``ready`` or ``failed`` once, then for each group ``running``
-before each reward and ``scored`` at the end.
+before each reward and ``scored`` (with a `Graded`) at the end. Where it marks several groups at once, a number with
+None asks it to give that group up, and it says ``cancelled``.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import math
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rewards import grading
-from rewards.types import RewardError
+from rewards.types import Attempt, RewardError
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
@@ -32,6 +34,8 @@ class WorkerOrder:
     """What a worker is to load, and what it may use."""
 
     rewards: Sequence["RewardConfigBase"]
+    concurrency: int
+    """How many groups it may be asked for at once."""
     max_memory_bytes: int | None
     """Private memory, for the worker and for each process that it starts; none: no limit."""
     max_cpu_s: float | None
@@ -57,19 +61,58 @@ def serve(pipe: Connection) -> None:
         pipe.send((0, "failed", str(error)))
         return
     pipe.send((0, "ready", None))
+    if order.concurrency > 1:
+        asyncio.run(serve_at_once(pipe, rewards))
+    else:
+        serve_in_turn(pipe, rewards, order)
+
+
+def serve_in_turn(pipe: Connection, rewards: Sequence[grading.Reward], order: WorkerOrder) -> None:
+    """Answer one group after the other."""
     home, own_pid = Path.cwd(), os.getpid()
-    while True:
-        number, group = pipe.recv()
-        os.chdir(home)  # wherever the last reward has gone
-        limit_cpu(order.max_cpu_s)
+    with asyncio.Runner() as runner:
+        while True:
+            number, group = pipe.recv()
+            os.chdir(home)  # wherever the last reward has gone
+            limit_cpu(order.max_cpu_s)
+            graded = grading.grade(rewards, group, runner, _announcer(pipe, number))
+            if os.getpid() != own_pid:  # a reward has forked, and this is the child: one answer is enough
+                os._exit(1)
+            pipe.send((number, "scored", graded))
 
-        def announce(label: str, number: int = number) -> None:
-            pipe.send((number, "running", label))
 
-        scores = grading.grade(rewards, group, announce)
-        if os.getpid() != own_pid:  # a reward has forked, and this is the child: one answer is enough
-            os._exit(1)
-        pipe.send((number, "scored", scores))
+async def serve_at_once(pipe: Connection, rewards: Sequence[grading.Reward]) -> None:
+    """Answer groups as they come, all on one event loop, until the pipe closes."""
+    loop, closed = asyncio.get_running_loop(), asyncio.Event()
+    tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def answer(number: int, group: Sequence[Attempt]) -> None:
+        try:
+            graded = await grading.grade_at_once(rewards, group, _announcer(pipe, number))
+            pipe.send((number, "scored", graded))
+        except asyncio.CancelledError:
+            pipe.send((number, "cancelled", None))
+        finally:
+            del tasks[number]
+
+    def hear() -> None:
+        try:
+            number, group = pipe.recv()
+        except (EOFError, ConnectionError):
+            loop.remove_reader(pipe.fileno())
+            closed.set()
+            return
+        if group is not None:
+            tasks[number] = loop.create_task(answer(number, group))
+        elif number in tasks:
+            tasks[number].cancel()
+
+    loop.add_reader(pipe.fileno(), hear)
+    await closed.wait()
+
+
+def _announcer(pipe: Connection, number: int) -> grading.Announce:
+    return lambda label: pipe.send((number, "running", label))
 
 
 def limit_memory(max_bytes: int | None) -> None:

@@ -6,6 +6,7 @@ prompts -> GenerationRequest -> pool.generate -> Attempt -> scorer -> Score -> R
 import hashlib
 import logging
 import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -31,6 +32,11 @@ class GroupScorer(Protocol):
 
     def check_budget(self) -> None:
         """Raise RewardError when too many attempts could not be scored."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Groups that no worker has taken up yet."""
         ...
 
 
@@ -60,10 +66,13 @@ class Collector:
         self._eos_ids = tuple(eos_ids)
         self._score_timeout_s = score_timeout_s
         self._on_answer = on_answer
+        self._waited_s = 0.0
+        self._longest_queue = 0
 
-    def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int) -> list[RolloutGroup]:
+    def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int, step: int = 0) -> list[RolloutGroup]:
         """Answer every prompt ``num_completions`` times and score; groups come in the order of the prompts.
 
+        ``step`` is the version that they are to lead to, for rewards that ask.
         Raises RolloutError when completions or scores fail to come, RewardError when the scorer's budget is
         spent.
         """
@@ -75,10 +84,19 @@ class Collector:
         for index, answers in self._pool.generate(requests):
             completions[index] = answers
             self._on_answer()
-            futures[self._scorer.submit(self._attempts(prompts[index], answers))] = index
+            futures[self._scorer.submit(self._attempts(prompts[index], answers, step))] = index
+            self._longest_queue = max(self._longest_queue, self._scorer.num_waiting)
+        generated = time.monotonic()
         scores = {futures[future]: future.result() for future in self._scored(futures)}
+        self._waited_s += time.monotonic() - generated
         self._scorer.check_budget()
         return [self._group(prompt, completions[at], scores[at]) for at, prompt in enumerate(prompts)]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return how long rewards were waited for since the last call, once all answers were there."""
+        metrics = {"reward/wait_s": self._waited_s, "reward/queue_groups_max": float(self._longest_queue)}
+        self._waited_s, self._longest_queue = 0.0, 0
+        return metrics
 
     def _request(self, prompt: Prompt, num_completions: int, seed: int) -> GenerationRequest:
         return GenerationRequest(
@@ -90,13 +108,16 @@ class Collector:
             eos_ids=self._eos_ids,
         )
 
-    def _attempts(self, prompt: Prompt, completions: Sequence[Completion]) -> list[Attempt]:
+    def _attempts(self, prompt: Prompt, completions: Sequence[Completion], step: int) -> list[Attempt]:
         return [
             Attempt(
                 prompt=prompt.messages,
                 completion=[{"role": "assistant", "content": self._decode(completion.token_ids)}],
                 completion_ids=completion.token_ids,
+                completion_logprobs=completion.logprobs,
                 columns=prompt.columns,
+                group_id=prompt.id,
+                step=step,
             )
             for completion in completions
         ]
@@ -147,6 +168,8 @@ def summarize(groups: Sequence[RolloutGroup], *, tolerance: float = SIGNAL_TOLER
     failures = sum(causes[cause] for cause in FAILURES)
     return {
         **_reward_metrics(scores),
+        **{f"reward/{name}/mean": mean for name, mean in part_means(groups).items()},
+        **_seconds(groups),
         "reward/unscorable_fraction": failures / len(rollouts),
         **{f"reward/cause/{cause}/count": float(count) for cause, count in sorted(causes.items())},
         "rollout/length/mean_tokens": statistics.fmean(len(r.completion.token_ids) for r in rollouts),
@@ -156,14 +179,24 @@ def summarize(groups: Sequence[RolloutGroup], *, tolerance: float = SIGNAL_TOLER
 
 
 def _reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
-    """Return mean and population deviation of the values, and the mean of each part."""
-    metrics: dict[str, float] = {}
+    """Return mean and population deviation of the values."""
     values = [score.value for score in scores if score.value is not None]
-    if values:
-        metrics = {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)}
+    return {"reward/mean": statistics.fmean(values), "reward/std": statistics.pstdev(values)} if values else {}
+
+
+def _seconds(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Return how long rewards took for a group, and how many attempts they would mark a second, one after the other."""
+    seconds = [group.rollouts[0].score.seconds for group in groups]
+    attempts = sum(len(group.rollouts) for group in groups)
+    return {"reward/group_s_max": max(seconds), "reward/attempts_per_s": attempts / max(sum(seconds), 1e-9)}
+
+
+def part_means(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Return the mean of each reward's own values, before weights, over all attempts that it could mark."""
     parts: dict[str, list[float]] = defaultdict(list)
-    for score in scores:
-        for name, part in score.parts.items():
-            if part is not None:
-                parts[name].append(part)
-    return metrics | {f"reward/{name}/mean": statistics.fmean(part) for name, part in parts.items()}
+    for group in groups:
+        for rollout in group.rollouts:
+            for name, part in rollout.score.parts.items():
+                if part is not None:
+                    parts[name].append(part)
+    return {name: statistics.fmean(part) for name, part in parts.items()}

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from rewards.config import RewardConfig, ScoringConfig, columns_needed
+from rewards.config import CombineConfig, RewardConfig, ScoringConfig, WeightedSumConfig, columns_needed
 from rollout.config import EngineConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
@@ -13,6 +13,8 @@ from stages.base import StageConfig
 class AnsweringStageConfig(StageConfig):
     """Base of the stages that start engines and reward workers."""
 
+    combine: CombineConfig = Field(default_factory=WeightedSumConfig)
+    """How several rewards become one number."""
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     """How rewards are run."""
     sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from rewards.config import RewardConfig, ScoringConfig
+from rewards import combine
+from rewards.combine import Combination
 from rewards.scorer import Scorer
 from rollout.collector import Collector
-from rollout.config import SamplingConfig, WeightSyncConfig
+from rollout.config import SamplingConfig
 from rollout.engine import EngineModel, Pool
 from rollout.types import Prompt
 from rollout.weight_sync import SyncReport, WeightSync
 from rollout.workers import start_pool
+from stages.answering import AnsweringStageConfig
 from stages.base import StageContext
 from stages.logprobs import sequence_logprobs
 from stages.models import DTYPES, Policy
@@ -56,13 +58,12 @@ class Rollouts:
 
 @contextmanager
 def open_rollouts(
-    context: StageContext,
-    policy: Policy,
-    rewards: Sequence[RewardConfig],
-    scoring: ScoringConfig,
-    sync: WeightSyncConfig,
+    context: StageContext, policy: Policy, config: AnsweringStageConfig, combination: Combination | None = None
 ) -> Iterator[Rollouts]:
-    """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish."""
+    """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish.
+
+    The combination is the stage's where its state goes into checkpoints, else a fresh one.
+    """
     facts = context.facts
     model = EngineModel(
         folder=policy.folder,
@@ -71,10 +72,11 @@ def open_rollouts(
         trust_remote_code=facts.trust_remote_code,
         log_folder=context.metrics.folder,
     )
-    with Scorer(rewards, scoring) as scorer:
+    combination = combination or combine.build(config.combine, config.scored_by())
+    with Scorer(config.scored_by(), config.scoring, combination) as scorer:
         pool = start_pool(facts.engine, model)
         try:
-            with closing(WeightSync(pool, sync, precision=facts.precision)) as weight_sync:
+            with closing(WeightSync(pool, config.sync, precision=facts.precision)) as weight_sync:
                 yield Rollouts(
                     pool=pool,
                     scorer=scorer,

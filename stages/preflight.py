@@ -10,6 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
+from rewards import combine
 from rewards.config import FunctionRewardConfig, RewardConfig, ScoringConfig
 from rewards.gold import GoldCheck
 from rewards.registry import check_labels
@@ -55,8 +56,9 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     loaded: dict[tuple[str, str], list[Row]] = {}
     for name, stage in stages.items():
         try:
-            if rewards_of(stage):
-                check_labels(rewards_of(stage))
+            if isinstance(stage, AnsweringStageConfig):
+                check_labels(stage.scored_by())
+                combine.build(stage.combine, stage.scored_by())
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:

@@ -86,6 +86,8 @@ class FakeScorer:
             future.set_result([self._score(attempt) for attempt in group])
         return future
 
+    num_waiting = 0
+
     def check_budget(self) -> None:
         self.events.append("checked budget")
         if self.budget_error is not None:

@@ -39,7 +39,7 @@ def run(config: EvaluateStage, context: StageContext) -> StageResult:
 def examine(config: EvaluateStage, context: StageContext, names: Sequence[str]) -> None:
     """Have models of one shape sit all exams, one after the other, in the same engines."""
     first = load_policy(context, role=names[0])
-    with open_rollouts(context, first, [config.reward], config.scoring, config.sync) as rollouts:
+    with open_rollouts(context, first, config) as rollouts:
         for version, name in enumerate(names):
             policy = first if version == 0 else load_policy(context, role=name)
             _sit(config, context, name, policy, version, rollouts)

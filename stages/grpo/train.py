@@ -13,7 +13,9 @@ import logging
 import time
 from pathlib import Path
 
-from rollout.collector import Collector, summarize
+from rewards import combine
+from rewards.combine import Combination
+from rollout.collector import Collector, part_means, summarize
 from rollout.prompts import PromptSource
 from rollout.records import write_groups
 from rollout.types import RolloutGroup
@@ -42,9 +44,10 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
     learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)
     learner.require_reference(probe)
-    step = resume(context, learner, prompts)
+    combination = combine.build(config.combine, config.rewards)
+    step = resume(context, learner, prompts, combination)
     if step < config.num_steps:
-        with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
+        with open_rollouts(context, policy, config, combination) as rollouts:
             collector = rollouts.collector(config.sampling)
             rollouts.publish(learner.policy, step, probe)
             while step < config.num_steps:
@@ -52,15 +55,18 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 groups, batch = collect_with_signal(config, context, prompts, collector, step + 1)
                 clock.lap("generate_and_score")
                 learned = learner.update(batch)
+                combination.observe(part_means(groups))
                 step += 1
                 clock.lap("learn")
                 synced = rollouts.publish(learner.policy, step, probe)
                 clock.lap("sync")
                 sampled = summarize(groups, tolerance=config.advantage.tolerance)
-                metrics = {**learned, **sampled, **synced.metrics(), **clock.laps}
+                waited = collector.take_metrics()
+                waited["reward/wait_fraction"] = waited["reward/wait_s"] / sum(clock.laps.values())
+                metrics = {**learned, **sampled, **waited, **combination.metrics(), **synced.metrics(), **clock.laps}
                 context.metrics.write(step, metrics, of=config.num_steps)
                 if is_due(config, step):
-                    save(config, context, step, learner, prompts)
+                    save(config, context, step, learner, prompts, combination)
     save_policy(
         context,
         learner.policy,
@@ -81,7 +87,7 @@ def collect_with_signal(
     groups: list[RolloutGroup] = []
     for _ in range(config.max_empty_batches + 1):
         seed = derive_seed(context.seed, "rollouts", prompts.num_taken)
-        groups += collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed)
+        groups += collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed, step)
         write_groups(rollout_file(context, step), groups)
         batch = make_batch(groups, config)
         if batch is not None:
@@ -94,13 +100,14 @@ def collect_with_signal(
     )
 
 
-def resume(context: StageContext, learner: Learner, prompts: PromptSource) -> int:
+def resume(context: StageContext, learner: Learner, prompts: PromptSource, combination: Combination) -> int:
     """Take up the last whole checkpoint and remove what was written after it; return the version reached."""
     step = checkpoints.latest(context.checkpoints)
     if step is not None:
         folder = checkpoints.step_folder(context.checkpoints, step)
         learner.load(folder / "learner")
         prompts.load_state_dict(json.loads((folder / "prompts.json").read_text()))
+        combination.load_state_dict(json.loads((folder / "combination.json").read_text()))
         logger.info("continuing from version %d", step)
     for file in context.rollouts.glob("step_*.parquet"):
         if int(file.stem.removeprefix("step_")) > (step or 0):
@@ -108,12 +115,20 @@ def resume(context: StageContext, learner: Learner, prompts: PromptSource) -> in
     return step or 0
 
 
-def save(config: GRPOStage, context: StageContext, step: int, learner: Learner, prompts: PromptSource) -> None:
+def save(
+    config: GRPOStage,
+    context: StageContext,
+    step: int,
+    learner: Learner,
+    prompts: PromptSource,
+    combination: Combination,
+) -> None:
     """Write a checkpoint, whole or not at all."""
 
     def write(folder: Path) -> None:
         learner.save(folder / "learner")
         (folder / "prompts.json").write_text(json.dumps(prompts.state_dict()))
+        (folder / "combination.json").write_text(json.dumps(combination.state_dict()))
 
     checkpoints.save(context.checkpoints, step, write, keep=config.checkpoint.keep)
 

@@ -27,7 +27,7 @@ def run(config: PairsStage, context: StageContext) -> StageResult:
         config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
     )
     if any(not chunk_file(context, at).is_file() for at in range(0, len(prompts), config.prompts_per_chunk)):
-        with open_rollouts(context, policy, config.rewards, config.scoring, config.sync) as rollouts:
+        with open_rollouts(context, policy, config) as rollouts:
             rollouts.publish(policy, 0, probes(prompts, config.sync.num_probes))
             sample(config, context, prompts, rollouts)
     groups = [group for file in sorted(context.rollouts.glob("*.parquet")) for group in read_groups(file)]
@@ -50,9 +50,8 @@ def sample(config: PairsStage, context: StageContext, prompts: Sequence[Prompt],
         chunk = prompts[at : at + config.prompts_per_chunk]
         groups = collector.collect(chunk, config.num_completions, derive_seed(context.seed, "pairs", at))
         write_groups(chunk_file(context, at), groups)
-        context.metrics.write(
-            at + len(chunk), {**summarize(groups), "rollout/prompts_left": len(prompts) - at - len(chunk)}
-        )
+        done = at + len(chunk)
+        context.metrics.write(done, {**summarize(groups), **collector.take_metrics()}, of=len(prompts))
 
 
 def chunk_file(context: StageContext, at: int) -> Path:

@@ -28,6 +28,18 @@ async def obey_later(completions, **columns):
     return obey(completions)
 
 
+async def rests_then_obeys(completions, **columns):
+    """Half a second on the loop, for ever, or whatever `obey` does to it."""
+    await asyncio.sleep(600 if completions[0][-1]["content"] == "rest long" else 0.5)
+    return obey(completions)
+
+
+def sees_the_run(completions, completion_logprobs, step, group_id):
+    """Read what is passed on request alone."""
+    assert group_id == "p7"
+    return [step + sum(logprobs) for logprobs in completion_logprobs]
+
+
 def strict(completions, answer):
     """Name two arguments and take no others."""
     return [1.0 if turns[-1]["content"] == gold else 0.0 for turns, gold in zip(completions, answer, strict=True)]

@@ -1,12 +1,20 @@
 """Building rewards, and calling them with what they ask for."""
 
+import asyncio
 import re
+from typing import get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rewards import grading, registry
-from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, RewardConfig
+from rewards import combine, grading, registry
+from rewards.config import (
+    FormatRewardConfig,
+    FunctionRewardConfig,
+    MathRewardConfig,
+    RewardConfig,
+    WeightedSumConfig,
+)
 from rewards.types import Attempt, RewardError
 from tests.rewards.attempts import attempt, group
 
@@ -15,8 +23,12 @@ def function(of, **fields):
     return FunctionRewardConfig(import_path=f"{__name__}:{of}", **fields)
 
 
-def grade(config, attempts):
-    return grading.grade(grading.load([config]), attempts)
+def grade(config, attempts, heard=None):
+    configs = config if isinstance(config, list) else [config]
+    with asyncio.Runner() as runner:
+        listen = heard.append if heard is not None else lambda label: None
+        graded = grading.grade(grading.load(configs), attempts, runner, listen)
+    return combine.scores(combine.build(WeightedSumConfig(), configs), graded)
 
 
 def sees_all(prompts, completions, completion_ids, answer, factor=1.0, **columns):
@@ -60,9 +72,9 @@ def test_a_column_that_the_data_lacks_is_an_error_that_names_it():
 
 
 def test_the_first_failure_decides_and_the_other_parts_are_kept():
-    rewards = grading.load([function("names_two"), FormatRewardConfig(), function("names_two", name="again")])
+    rewards = [function("names_two"), FormatRewardConfig(), function("names_two", name="again")]
     heard = []
-    [score] = grading.grade(rewards, [attempt(r"\boxed{1}", answer="x")], heard.append)
+    [score] = grade(rewards, [attempt(r"\boxed{1}", answer="x")], heard)
     assert (score.value, score.cause) == (None, "error")
     assert "reward 'names_two' raised ValueError" in score.detail
     assert score.parts == {"names_two": None, "format": 1.0, "again": None}
@@ -100,7 +112,8 @@ def test_a_bare_import_path_in_a_recipe_is_a_function():
 
 
 def test_every_type_of_the_union_has_a_loader():
-    assert set(registry.LOADERS) == {"math", "format", "function"}
+    union = get_args(get_args(RewardConfig)[0])
+    assert set(registry.LOADERS) == {get_args(member)[0].model_fields["type"].default for member in union}
     assert callable(registry.build(MathRewardConfig()))
 
 

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from rewards import grading
 from rewards.config import MathRewardConfig
 from rewards.math_answer import equals, last_box, load
 from tests.rewards.attempts import group
@@ -97,10 +96,10 @@ def test_a_gold_answer_that_cannot_be_parsed_is_an_error_that_shows_it():
 
 
 def test_a_missing_gold_column_is_an_error_that_names_the_columns():
-    [score] = grading.grade(grading.load([MathRewardConfig()]), group(box("1"), truth="1"))
-    assert score.cause == "error"
-    assert "the gold answer's column 'answer' is missing" in score.detail
-    assert "'truth'" in score.detail
+    attempts = group(box("1"), truth="1")
+    completions = [attempt.completion for attempt in attempts]
+    with pytest.raises(ValueError, match=r"the gold answer's column 'answer' is missing; the data has \['truth'\]"):
+        load(MathRewardConfig())(prompts=[None], completions=completions, truth=["1"])
 
 
 def test_an_answer_that_takes_too_long_is_not_scored(monkeypatch):

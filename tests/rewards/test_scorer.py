@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,6 @@ def wait_until_gone(pids, deadline_s=15.0):
         ("crash", "killed", "SIGABRT"),
         ("8 GiB", "error", "MemoryError"),
         ("8 GiB by a child", "error", "MemoryError"),
-        ("many threads", "timeout", "1 s of processor time"),
         ("close files", "killed", "while reward 'obey' was running"),
         ("none", "not_applicable", ""),
     ],
@@ -70,6 +70,12 @@ def test_a_hostile_reward_costs_its_group_and_no_other(deed, cause, said):
             assert said in bad.detail
         assert [good.value for good in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
         assert runtime.counts() == {cause: 2, "ok": 2}
+
+
+def test_processor_time_is_limited_apart_from_the_deadline():
+    with scorer(deadline_s=60.0) as runtime:
+        assert "1 s of processor time" in score(runtime, "many threads", "")[0].detail
+        assert [good.value for good in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
 
 
 @pytest.mark.parametrize("deed", ["nan", "inf", "text"])
@@ -140,7 +146,7 @@ def test_a_hostile_math_answer_costs_at_most_its_group(answer):
 
 
 def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
-    with scorer(MathRewardConfig(), deadline_s=20.0) as runtime:
+    with scorer(MathRewardConfig(), deadline_s=20.0, max_cpu_s=20.0) as runtime:
         hostile, right = score(runtime, r"\boxed{2^{10^{10}}}", r"\boxed{633}", answer="633")
         assert (hostile.value, hostile.cause) == (None, "malformed")
         assert right.value == 1.0
@@ -172,6 +178,45 @@ def test_coroutine_rewards_are_awaited():
     with scorer(FunctionRewardConfig(import_path="tests.rewards.obedient:obey_later")) as runtime:
         assert [s.value for s in score(runtime, "0.5", "2")] == [0.5, 2.0]
         assert "no such mark" in score(runtime, "raise", "2")[0].detail
+
+
+def test_coroutine_rewards_of_many_groups_wait_together():
+    later = FunctionRewardConfig(import_path="tests.rewards.obedient:rests_then_obeys", concurrency=16)
+    with scorer(later, FunctionRewardConfig(import_path="tests.rewards.obedient:strict")) as runtime:
+        start = time.monotonic()
+        found = [runtime.submit(group("0.5", str(i), answer="0.5")) for i in range(16)]
+        values = [[score.value for score in future.result(30)] for future in found]
+        assert values == [[0.5 + 1.0, float(i)] for i in range(16)]
+        assert time.monotonic() - start < 8 * 0.5  # one after the other they would rest for 16 times 0.5 s
+
+
+def test_a_coroutine_that_is_late_is_given_up_and_its_neighbours_are_not():
+    later = FunctionRewardConfig(import_path="tests.rewards.obedient:rests_then_obeys", concurrency=4)
+    with scorer(later, deadline_s=2.0) as runtime:
+        pid = score(runtime, "pid", "")[0].value
+        late, good = runtime.submit(group("rest long", "1")), runtime.submit(group("0.5", "1"))
+        assert {s.cause for s in late.result(30)} == {"timeout"}
+        assert [s.value for s in good.result(30)] == [0.5, 1.0]
+        assert score(runtime, "pid", "")[0].value == pid
+
+
+def test_a_coroutine_that_blocks_its_loop_costs_its_worker_and_its_neighbours_are_tried_again():
+    later = FunctionRewardConfig(import_path="tests.rewards.obedient:rests_then_obeys", concurrency=4)
+    with scorer(later, deadline_s=2.0) as runtime:
+        pid = score(runtime, "pid", "")[0].value
+        blocked, good = runtime.submit(group("sleep", "1")), runtime.submit(group("0.5", "1"))
+        assert {s.cause for s in blocked.result(30)} == {"timeout"}
+        assert {s.cause for s in good.result(30)} <= {"ok", "timeout"}  # it may be late by its neighbour's fault
+        after = score(runtime, "pid", "")[0].value
+        assert after is not None and after != pid
+
+
+def test_a_reward_may_ask_for_step_group_and_log_probabilities():
+    attempts = [
+        replace(attempt, group_id="p7", step=3, completion_logprobs=(-1.0, -2.0)) for attempt in group("a", "b")
+    ]
+    with scorer(FunctionRewardConfig(import_path="tests.rewards.obedient:sees_the_run")) as runtime:
+        assert [s.value for s in runtime.submit(attempts).result(30)] == [3.0 - 3.0] * 2
 
 
 def test_failures_past_the_budget_stop_the_run_with_counts_and_examples():

@@ -91,6 +91,8 @@ def test_the_summary_counts_what_happened() -> None:
             "reward/cause/timeout/count": 1,
             "rollout/length/mean_tokens": 2,
             "rollout/truncated_fraction": 0.5,
+            "reward/group_s_max": 0.0,
+            "reward/attempts_per_s": 6 / 1e-9,  # the fake takes no time
             "rollout/no_signal_fraction": 2 / 3,  # one group is all 1, one has a single value
         }
     )

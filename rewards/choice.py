@@ -1,0 +1,46 @@
+"""The choice reward: is the letter that the answer picks the right one?"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from rewards.final_answer import final_answer, missing
+from rewards.types import RewardFunction
+
+if TYPE_CHECKING:
+    from rewards.config import ChoiceRewardConfig
+
+_LONE_LETTER = re.compile(r"(?:^|[\s(\[*])([A-Z])(?=$|[\s).\]:,*])")
+
+
+def load(config: "ChoiceRewardConfig") -> RewardFunction:
+    """Return a reward: 1.0 where the picked letter is the gold one, else 0.0; gold is a letter, or an index from 0.
+
+    The pick is the one letter among ``letters`` that stands alone in the final answer (`B`, `(B)`, `B. Paris`); an
+    answer in which two different ones do has picked none.
+    """
+    column, letters = config.answer_column, config.letters
+
+    def choice(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+        if column not in columns:
+            raise missing(column, columns)
+        picks = [pick(turns[-1]["content"], letters) for turns in completions]
+        golds = [letter(gold, letters) for gold in columns[column]]
+        return [float(picked == gold) for picked, gold in zip(picks, golds, strict=True)]
+
+    return choice
+
+
+def pick(text: str, letters: str) -> str | None:
+    """Return the letter that an answer picks, or None."""
+    found = {one for one in _LONE_LETTER.findall(final_answer(text)) if one in letters}
+    return found.pop() if len(found) == 1 else None
+
+
+def letter(gold: Any, letters: str) -> str:
+    """Return the gold letter. Raises ValueError for what is none."""
+    if isinstance(gold, int) and not isinstance(gold, bool) and 0 <= gold < len(letters):
+        return letters[gold]
+    plain = str(gold).strip().strip("().").upper()
+    if len(plain) != 1 or plain not in letters:
+        raise ValueError(f"the gold answer {gold!r} is none of the letters {letters}, nor an index of one")
+    return plain

@@ -1,0 +1,90 @@
+"""Several rewards become one number: by hand, and by what must hold whatever the numbers are."""
+
+import math
+
+import pytest
+
+from rewards import combine
+from rewards.config import (
+    ConstrainedConfig,
+    FormatRewardConfig,
+    FunctionRewardConfig,
+    GatedConfig,
+    MathRewardConfig,
+    NormalizedSumConfig,
+    WeightedSumConfig,
+)
+from rewards.types import Graded, Mark, RewardError
+
+REWARDS = [
+    FormatRewardConfig(weight=0.5),
+    MathRewardConfig(weight=2.0),
+    FunctionRewardConfig(import_path="a:short", weight=1.0),
+]
+
+
+def values(config, *parts, rewards=REWARDS):
+    names = [reward.label for reward in rewards]
+    return combine.build(config, rewards).values([dict(zip(names, row, strict=True)) for row in parts])
+
+
+def test_the_weighted_sum_leaves_out_what_does_not_apply():
+    assert values(WeightedSumConfig(), (1, 1, 0.5), (None, 1, 0.5), (None, None, None)) == [3.0, 2.5, None]
+
+
+def test_normalised_rewards_tell_apart_what_a_sum_does_not():
+    parts = [(1, 0, None), (0, 1, None), (0, 1, None), (0, 1, None)]
+    flat = [reward.model_copy(update={"weight": 1.0}) for reward in REWARDS]
+    assert len(set(values(WeightedSumConfig(), *parts, rewards=flat))) == 1
+    first, *others = values(NormalizedSumConfig(epsilon=1e-9), *parts, rewards=flat)
+    # both have the deviation sqrt(3) / 4, and means of 1/4 and 3/4: (3/4 - 3/4) / s for the first, (-1/4 + 1/4) / s
+    assert [first, *others] == pytest.approx([0.0] * 4)
+    rare, *common = values(NormalizedSumConfig(epsilon=1e-9), (1, 1, None), *parts[1:], rewards=flat)
+    assert rare == pytest.approx(math.sqrt(3)) and common == pytest.approx([-1 / math.sqrt(3)] * 3)
+
+
+def test_normalised_values_have_mean_zero_and_do_not_move_with_scale_or_offset():
+    parts = [(0.1, 3, 5), (0.2, 4, 1), (0.9, None, 2)]
+    once = values(NormalizedSumConfig(epsilon=1e-9), *parts)
+    moved = [(7 + 10 * a, b, c) for a, b, c in parts]
+    assert values(NormalizedSumConfig(epsilon=1e-9), *moved) == pytest.approx(once)
+    assert sum(once) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_behind_a_closed_gate_nothing_counts():
+    gates = GatedConfig(gates={"format": 1.0, "math": 1.0})
+    found = values(gates, (1, 1, 0.5), (1, 0, 0.5), (0, 1, 0.5), (0.5, 1, 1), (None, 1, 0.5))
+    assert found == [0.5 + 2.0 + 0.5, 0.5, 0.0, 0.25, 2.5]
+
+
+def test_multipliers_grow_below_the_threshold_and_shrink_above_it():
+    config = ConstrainedConfig(thresholds={"format": 0.5}, learning_rate=0.1, momentum=0.9)
+    combination = combine.build(config, REWARDS)
+    assert combination.values([{"format": 1.0, "math": 1.0, "short": 0.0}]) == [0.5 * 0.5 + 0.5 * 2.0]
+    combination.observe({"format": 0.0, "math": 1.0})  # l = -0.1 * (0 - 0.5)
+    assert combination.metrics()["reward/format/share"] == pytest.approx(combine.sigmoid(0.05))
+    combination.observe({"format": 1.0})  # momentum 0.9 * -0.5 + 0.5 = 0.05
+    assert combination.metrics()["reward/format/share"] == pytest.approx(combine.sigmoid(0.05 - 0.005))
+    other = combine.build(config, REWARDS)
+    other.load_state_dict(combination.state_dict())
+    combination.observe({"format": 0.2})
+    other.observe({"format": 0.2})
+    assert other.metrics() == combination.metrics()
+
+
+def test_what_could_not_be_scored_is_no_part_of_the_group():
+    marks = {
+        "format": [Mark(value=1.0), Mark(value=0.0), Mark(value=1.0)],
+        "math": [Mark(cause="timeout", detail="late"), Mark(value=1.0), Mark(value=0.0)],
+        "short": [Mark(value=0.0)] * 3,
+    }
+    combination = combine.build(NormalizedSumConfig(epsilon=1e-9), REWARDS)
+    lost, second, third = combine.scores(combination, Graded(marks=marks, seconds=0.1))
+    assert (lost.value, lost.cause, lost.detail, lost.parts["format"]) == (None, "timeout", "late", 1.0)
+    # of two values one is a deviation above the mean and one below
+    assert (second.value, third.value) == (pytest.approx(-0.5 + 2.0), pytest.approx(0.5 - 2.0))
+
+
+def test_a_combination_of_a_reward_that_is_not_there():
+    with pytest.raises(RewardError, match="there is no reward 'formt'; there are 'format', 'math', 'short'"):
+        combine.build(GatedConfig(gates={"formt": 1.0}), REWARDS)
