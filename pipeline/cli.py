@@ -5,6 +5,7 @@ Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage f
 
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, soft_wrap=True)
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe, such as configs/quickstart.yaml.", show_default=False)]

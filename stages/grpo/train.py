@@ -95,8 +95,8 @@ def collect_with_signal(
         logger.warning("no group of %d has answers that differ in reward; taking fresh prompts", len(groups))
     raise StageError(
         f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
-        "nothing to learn from: the task is too hard, too easy, or the reward is blind. Read the rollouts, then change "
-        "prompts or rewards"
+        "nothing to learn from: the task is too hard, too easy, or the reward is blind. Read "
+        f"{rollout_file(context, step)}, then change prompts or rewards"
     )
 
 
