@@ -1,30 +1,25 @@
-"""The command line: `strop check | run | resume | status`. Imports nothing heavy.
+"""The command line: `strop check | run | resume | status | rewards`. Imports nothing heavy.
 
 Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage failed.
 """
 
 import json
 import re
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import summary
+from pipeline import rewards_cli, summary
 from pipeline.check import Findings, check
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.graph import needed
 from pipeline.plan import Step
-from pipeline.state import RunFolder, RunFolderError, RunState, write_json, write_text
-from stages.chat_format import ModelFolderError
-from stages.data.rows import DataError
+from pipeline.state import RunFolder, RunState, write_json, write_text
+from pipeline.terminal import console, errors, readable_errors
 
 app = typer.Typer(
     help="Take a language model from base to finished: SFT, preference optimisation, GRPO. One run, one file.",
@@ -32,8 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(width=None if sys.stdout.isatty() else 120)
-errors = Console(stderr=True, soft_wrap=True)
+app.add_typer(rewards_cli.app, name="rewards")
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe, such as configs/quickstart.yaml.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", show_default=False)]
@@ -45,7 +39,7 @@ Only = Annotated[str | None, typer.Option(help="Run this stage and what it needs
 @app.command("check")
 def check_command(recipe: Recipe, set_: Set = [], runs: Runs = Path("runs")) -> None:  # noqa: B006 - typer's way
     """Say whether a recipe is right and what would run. Seconds, no GPU, no Ray."""
-    with _readable_errors():
+    with readable_errors():
         config = load_config(recipe, set_)
         _show(config, check(config, RunFolder(runs / config.name)))
 
@@ -59,7 +53,7 @@ def run_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on if the run was begun before.")] = False,
 ) -> None:
     """Run a whole recipe, or one stage of it with what it needs."""
-    with _readable_errors():
+    with readable_errors():
         config = load_config(recipe, set_)
         folder = RunFolder(runs / config.name)
         if folder.load() is not None and not resume:
@@ -74,7 +68,7 @@ def run_command(
 @app.command("resume")
 def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
     """Go on where a run stopped: finished stages are skipped, a half stage continues from its last checkpoint."""
-    with _readable_errors():
+    with readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
         state = folder.load()
@@ -91,7 +85,7 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
 @app.command("status")
 def status_command(run: RunPath) -> None:
     """Say what is done, what runs, and why what failed did."""
-    with _readable_errors():
+    with readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
         config, state = load_config(folder.resolved), folder.load()
@@ -168,19 +162,6 @@ def _show(config: RunConfig, findings: Findings) -> None:
         reads = ", ".join([*sources, *(data.path for data in stage.datasets().values())])
         table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
-
-
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Turn what the user can mend into a message and exit code 2; everything else is a bug and shows its trace."""
-    try:
-        yield
-    except (ConfigError, DataError, ModelFolderError, RunFolderError, BlockingIOError) as error:
-        errors.print(str(error), style="red", highlight=False, markup=False)
-        raise typer.Exit(2) from error
-    except OSError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
-        raise typer.Exit(1) from error
 
 
 class _Lines:

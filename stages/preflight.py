@@ -86,7 +86,7 @@ class GoldTrial:
                 if not data.is_file or data.model_dump_json() in tried:
                     continue
                 tried.add(data.model_dump_json())
-                found = self._check.problems(*trial_attempts(stage, data))
+                found = self._check.problems(*trial_attempts(data, stage.columns()))
                 yield from (f"stage {name!r}: {line}" for line in found)
                 if found:
                     return
@@ -110,14 +110,14 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     return list(trials.values())
 
 
-def trial_attempts(stage: StageConfig, data: DataSetConfig) -> tuple[list[Attempt], list[Attempt]]:
+def trial_attempts(data: DataSetConfig, columns: Sequence[str]) -> tuple[list[Attempt], list[Attempt]]:
     """Return gold answers to try rewards on, and for rows that have none, answers of which nothing is asked.
 
     A gold answer is a row's completion, or its `answer` in a box.
     """
     gold: list[Attempt] = []
     other: list[Attempt] = []
-    for row in load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), stage.columns()):
+    for row in load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), columns):
         completion = row.get("completion")
         boxed = f"\\boxed{{{row['answer']}}}" if "answer" in row else None
         text = completion or boxed or "an answer"

@@ -11,3 +11,13 @@ def never_content(prompts: list[Any], completions: list[Any], **columns: Any) ->
 def raises(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
     """Fail."""
     raise RuntimeError("mends nothing")
+
+
+def prints(completions, **columns):
+    print("look at me")
+    return [1.0] * len(completions)
+
+
+def moody(completions, calls=[], **columns):  # noqa: B006 - it is the point
+    calls.append(1)
+    return [1.0 + len(calls)] * len(completions)

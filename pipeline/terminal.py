@@ -1,0 +1,39 @@
+"""What all commands share of the terminal: where they print, and how errors become messages and exit codes."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from pipeline.config import ConfigError
+from pipeline.state import RunFolderError
+from stages.base import StageError
+from stages.chat_format import ModelFolderError
+from stages.data.rows import DataError
+from stages.offline import RewardError
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+errors = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn what the user can mend into a message and exit code 2; everything else is a bug and shows its trace."""
+    try:
+        yield
+    except (
+        ConfigError,
+        DataError,
+        ModelFolderError,
+        RewardError,
+        RunFolderError,
+        StageError,
+        BlockingIOError,
+    ) as error:
+        errors.print(str(error), style="red", highlight=False, markup=False)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
+        raise typer.Exit(1) from error

@@ -1,0 +1,196 @@
+"""Rewards without a run: a file scored, a reward put to the test, stored groups scored anew. For `strop rewards`."""
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rewards.config import RewardConfig, ScoringConfig, columns_needed
+from rewards.gold import GoldCheck
+from rewards.scorer import Scorer
+from rewards.types import Attempt, Score
+from rewards.types import RewardError as RewardError  # the command line's to catch
+from rollout.types import RolloutGroup
+from stages.data.config import DataSetConfig
+from stages.data.rows import load_rows, reward_columns
+from stages.grpo.advantages import group_normalized
+from stages.grpo.config import GroupNormalized
+from stages.preflight import trial_attempts
+
+
+def parse_reward(spec: str) -> RewardConfig:
+    """Return the reward that a command line means: `math`, `module:function`, or `{type: length, limit: 512}`.
+
+    Raises RewardError where it means none.
+    """
+    try:
+        reward: RewardConfig = TypeAdapter(RewardConfig).validate_python(yaml.safe_load(spec))
+        return reward
+    except (ValidationError, yaml.YAMLError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise RewardError(f"--reward {spec!r} is no reward: {what}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Rewards, and how they are run."""
+
+    rewards: tuple[RewardConfig, ...]
+    scoring: ScoringConfig
+
+
+def setup(specs: Sequence[str], *, deadline_s: float, num_workers: int) -> Setup:
+    """Return what a command line asks for. Raises RewardError."""
+    try:
+        scoring = ScoringConfig(deadline_s=deadline_s, num_workers=num_workers)
+    except ValidationError as error:
+        raise RewardError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+    return Setup(rewards=tuple(parse_reward(spec) for spec in specs), scoring=scoring)
+
+
+def score_file(path: Path, setup: Setup) -> Iterator[Score]:
+    """Score a file's completions, one score a row in their order; neighbouring rows with one prompt make a group.
+
+    Rows have `prompt`, `completion` and the columns that the rewards read. Raises DataError, RewardError.
+    """
+    rows = load_rows(DataSetConfig(path=str(path)), ["prompt", "completion", *columns_needed(setup.rewards)])
+    groups = [[_attempt(row) for row in group] for _, group in groupby(rows, key=lambda row: row["prompt"])]
+    with Scorer(setup.rewards, setup.scoring) as scorer:
+        futures = [scorer.submit(group) for group in groups]
+        for future in futures:
+            yield from future.result()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One clause of a reward's contract, and whether it is kept."""
+
+    clause: str
+    is_kept: bool
+    detail: str
+    """What was seen, and what to mend where it is not kept."""
+
+
+def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[Finding]:
+    """Put rewards to the test on a file's gold answers (`completion`, or `answer` in a box), clause by clause.
+
+    Raises DataError where the file is not what the rewards need.
+    """
+    scoring = setup.scoring
+    gold, other = trial_attempts(DataSetConfig(path=str(path)), ["prompt", *columns_needed(setup.rewards)])
+    with GoldCheck(setup.rewards, scoring) as check:
+        problems = check.problems(gold, other)
+    yield Finding(
+        clause="full marks for gold answers, one finite value an attempt",
+        is_kept=not problems,
+        detail="; ".join(problems) or f"{len(gold)} gold answers, {len(other)} others",
+    )
+    if problems:
+        return
+    group = (gold or other)[:1] * 8
+    with Scorer(setup.rewards, scoring) as scorer:
+        start = time.monotonic()
+        first = scorer.submit(group).result()
+        seconds = time.monotonic() - start
+        second = scorer.submit(group).result()
+    same = [score.value for score in first] == [score.value for score in second]
+    yield Finding(
+        clause="the same value for the same answer",
+        is_kept=same or is_random,
+        detail="twice the same" if same else "two calls differ; fix its seed, or say --random if that is meant",
+    )
+    rate = len(group) / max(seconds, 1e-9)
+    yield Finding(
+        clause="a group well within its deadline",
+        is_kept=seconds < scoring.deadline_s / 2,
+        detail=f"{len(group)} attempts in {seconds:.3f} s ({rate:.0f}/s); the deadline is {scoring.deadline_s:g} s",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """What stored groups come to under other rewards."""
+
+    num_groups: int
+    num_attempts: int
+    mean_before: float
+    mean_after: float
+    unscorable_after: int
+    signal_lost: int
+    """Groups that had signal and have none now."""
+    signal_gained: int
+    """Groups that had none and have some now."""
+    advantage_correlation: float | None
+    """Pearson's, over attempts of groups with signal under both; None where there are too few or they do not vary."""
+    advantage_flipped_fraction: float | None
+    """Share of these whose advantage changed its sign."""
+
+
+def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
+    """Score the groups of Parquet files anew, and compare scores and group-normalised advantages."""
+    from rollout.records import read_groups  # pyarrow
+
+    groups = [group for file in files for group in read_groups(file)]
+    with Scorer(setup.rewards, setup.scoring) as scorer:
+        futures = [scorer.submit(_attempts(group)) for group in groups]
+        after = [[score.value for score in future.result()] for future in futures]
+    return compare([[rollout.score.value for rollout in group.rollouts] for group in groups], after)
+
+
+def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[float | None]]) -> Rescored:
+    """Compare two scorings of the same groups, [group][attempt]; None is what could not be scored."""
+    advantages = [(_advantages(old), _advantages(new)) for old, new in zip(before, after, strict=True)]
+    pairs = [
+        (a, b)
+        for old, new in advantages
+        if old is not None and new is not None
+        for a, b in zip(old, new, strict=True)
+        if a is not None and b is not None
+    ]
+    flipped = [a * b < 0 for a, b in pairs]
+    varies = len(pairs) > 1 and all(len(set(column)) > 1 for column in zip(*pairs, strict=True))
+    return Rescored(
+        num_groups=len(after),
+        num_attempts=sum(map(len, after)),
+        mean_before=_mean(before),
+        mean_after=_mean(after),
+        unscorable_after=sum(value is None for row in after for value in row),
+        signal_lost=sum(old is not None and new is None for old, new in advantages),
+        signal_gained=sum(old is None and new is not None for old, new in advantages),
+        advantage_correlation=statistics.correlation(*zip(*pairs, strict=True)) if varies else None,
+        advantage_flipped_fraction=sum(flipped) / len(flipped) if flipped else None,
+    )
+
+
+def _advantages(values: Sequence[float | None]) -> list[float | None] | None:
+    return group_normalized(values, GroupNormalized())
+
+
+def _mean(rows: Sequence[Sequence[float | None]]) -> float:
+    values = [value for row in rows for value in row if value is not None]
+    return statistics.fmean(values) if values else float("nan")
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    columns = {name: value for name, value in row.items() if name != "completion"}
+    return Attempt(prompt=row["prompt"], completion=row["completion"], columns=reward_columns(columns))
+
+
+def _attempts(group: RolloutGroup) -> list[Attempt]:
+    return [
+        Attempt(
+            prompt=group.prompt.messages,
+            completion=[{"role": "assistant", "content": rollout.response}],
+            completion_ids=rollout.completion.token_ids,
+            completion_logprobs=rollout.completion.logprobs,
+            columns=group.prompt.columns,
+            group_id=group.prompt.id,
+        )
+        for rollout in group.rollouts
+    ]

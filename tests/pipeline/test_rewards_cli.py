@@ -1,0 +1,114 @@
+"""`strop rewards`, as a user calls it: what it prints, and what it says of what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rewards.types import Score
+from rollout.records import write_groups
+from rollout.types import Prompt, Rollout, RolloutGroup
+from stages.offline import compare
+from tests.fakes import completion
+
+ROOT = Path(__file__).parents[2]
+
+
+def strop(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipeline.cli", "rewards", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def write(path: Path, *rows: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    texts = [r"\boxed{7}", r"\boxed{8}", "no idea"]
+    return write(tmp_path / "d.jsonl", *({"prompt": "3+4", "completion": text, "answer": "7"} for text in texts))
+
+
+def test_score_prints_a_line_an_attempt_and_a_summary_beside(answers: Path) -> None:
+    result = strop("score", "--reward", "math", "--reward", "{type: format, weight: 0.5}", "--data", answers)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["value"] for line in lines] == [1.5, 0.5, 0.0]
+    assert [line["parts"] for line in lines][1] == {"math": 0.0, "format": 1.0}
+    assert {line["cause"] for line in lines} == {"ok"} and all(line["seconds"] >= 0 for line in lines)
+    assert "3 attempts: 3 ok; mean 0.6667" in result.stderr
+
+
+def test_neighbouring_rows_with_one_prompt_are_a_group(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "completion": text} for prompt, text in ("a7", "a7", "a8", "b9")]
+    result = strop("score", "--reward", "vote", "--data", write(tmp_path / "d.jsonl", *rows))
+    assert [json.loads(line)["value"] for line in result.stdout.splitlines()] == [1, 1, 0, 1]
+
+
+def test_what_a_reward_prints_is_not_among_the_scores(answers: Path) -> None:
+    result = strop("score", "--reward", "tests.pipeline.bad_rewards:prints", "--data", answers)
+    assert [json.loads(line)["value"] for line in result.stdout.splitlines()] == [1, 1, 1]
+    assert "look at me" in result.stderr
+
+
+def test_trl_s_own_rewards_work_by_import_path(tmp_path: Path) -> None:
+    good = "<think>\n3 and 4\n</think>\n\\boxed{7}"
+    rows = [{"prompt": "3+4", "completion": text, "solution": r"$7$"} for text in (good, r"\boxed{8}")]
+    data = write(tmp_path / "d.jsonl", *rows)
+    rewards = ["--reward", "trl.rewards:think_format_reward", "--reward", "trl.rewards:accuracy_reward"]
+    result = strop("score", *rewards, "--data", data)
+    parts = [json.loads(line)["parts"] for line in result.stdout.splitlines()]
+    assert [part["accuracy_reward"] for part in parts] == [1.0, 0.0], result.stderr
+    assert [part["think_format_reward"] for part in parts] == [1.0, 0.0]
+
+
+def test_check_says_which_clauses_are_kept(tmp_path: Path, answers: Path) -> None:
+    right = strop("check", "--reward", "math", "--data", write(tmp_path / "g.jsonl", {"prompt": "3+4", "answer": "7"}))
+    assert right.returncode == 0 and right.stdout.count("kept") == 3, right.stdout + right.stderr
+    wrong = strop("check", "--reward", "math", "--data", answers)
+    assert wrong.returncode == 2 and "not kept  full marks" in wrong.stdout and "of row 2" in wrong.stdout
+    moody = ["check", "--reward", "tests.pipeline.bad_rewards:moody", "--data", answers]
+    assert "two calls differ" in strop(*moody).stdout
+    assert strop(*moody, "--random").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["score", "--reward", "maths", "--data", "DATA"], "--reward 'maths' is no reward"),
+        (["score", "--reward", "nowhere:f", "--data", "DATA"], "No module named 'nowhere'"),
+        (["score", "--reward", "math", "--data", "none.jsonl"], "none.jsonl does not exist"),
+        (["score", "--reward", "{type: math, answer_column: gold}", "--data", "DATA"], "has no 'gold'"),
+        (["score", "--reward", "math", "--deadline-s", "0", "--data", "DATA"], "deadline_s"),
+        (["rescore", "none", "--reward", "math"], "holds no groups"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_trace(answers: Path, arguments: list[str], says: str) -> None:
+    result = strop(*[str(answers) if argument == "DATA" else argument for argument in arguments])
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert says in " ".join(result.stderr.split())
+
+
+def test_rescore_shows_how_advantages_change(tmp_path: Path) -> None:
+    prompt = Prompt(id="p", messages=[{"role": "user", "content": "3+4"}], token_ids=(1,), columns={"answer": "7"})
+    old = {r"\boxed{7}": 0.0, r"\boxed{8}": 1.0, "7": 0.0}  # a reward that liked the wrong answer
+    rollouts = tuple(
+        Rollout(completion=completion(1), response=text, score=Score(value=value, cause="ok"))
+        for text, value in old.items()
+    )
+    write_groups(tmp_path / "r/grpo/rollouts/step_000001.parquet", [RolloutGroup(prompt=prompt, rollouts=rollouts)])
+    result = strop("rescore", tmp_path / "r", "--reward", "math")
+    assert result.returncode == 0, result.stderr
+    rows = dict(line.strip("│ ").rsplit("│", 1) for line in result.stdout.splitlines() if line.startswith("│"))
+    found = {name.strip(): value.strip() for name, value in rows.items()}
+    assert (found["mean before"], found["mean after"]) == ("0.3333", "0.6667")
+    assert (found["advantage correlation"], found["advantage flipped fraction"]) == ("-1", "1")
+
+
+def test_a_comparison_by_hand() -> None:
+    found = compare([[0, 1], [1, 1], [0, 1], [None, 1]], [[0, 2], [0, 1], [1, 1], [1, 0]])
+    assert (found.signal_lost, found.signal_gained, found.unscorable_after) == (1, 2, 0)
+    assert (found.advantage_correlation, found.advantage_flipped_fraction) == (pytest.approx(1.0), 0.0)
