@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast clean
+.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,8 +28,8 @@ artifacts: setup ## the demo's own base model and data, from a seed
 check: setup ## is RECIPE right, and what would run
 	$(BIN)/strop check $(RECIPE)
 
-run: setup ## the whole RECIPE
-	$(BIN)/strop run $(RECIPE)
+run: setup ## the whole RECIPE; ARGS="--set seed=3 --resume" are passed on
+	$(BIN)/strop run $(RECIPE) $(ARGS)
 
 sft dpo odpo grpo: setup ## the stage of RECIPE that has this name, with what it needs
 	$(BIN)/strop run $(RECIPE) --only $@ --resume
@@ -54,6 +54,9 @@ test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
 
 test-fast: setup ## the tests without Ray and vLLM; under a minute
 	$(BIN)/pytest -n auto -m "not real"
+
+bench-rewards: setup ## the math reward's speed, beside math-verify's
+	$(BIN)/python -m benchmarks.rewards
 
 clean: ## remove the environment and what the demo made; runs stay
 	rm -rf .venv artifacts

@@ -1,7 +1,9 @@
 """The math reward: is the final answer the gold answer? By math-verify, as mathematics, not text."""
 
+import functools
 import logging
 import math as arithmetic
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from rewards.types import RewardFunction
 if TYPE_CHECKING:
     from rewards.config import MathRewardConfig
 
+_WHOLE = re.compile(r"-?(\d{1,15}|\d{1,3}(,\d{3}){1,4})")
 ANSWER_LIMIT_S = 2.0
 """Seconds that one answer may take to parse and compare."""
 
@@ -65,23 +68,48 @@ def equals(response: str, gold: str) -> bool:
     numbers, is the exercise repeated and equals nothing. Raises ValueError for a gold answer that cannot be
     parsed.
     """
+    if BOX not in response:
+        return _are_equal(response, gold)
+    return _boxed_equals(last_box(response), gold)  # of two boxes near each other math-verify would make one number
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _boxed_equals(box: str, gold: str) -> bool:
+    """Compare what is left of a response once its last box is found; a group gives the same few again and again."""
+    whole, gold_whole = _whole_number(box.removeprefix(BOX).removesuffix("}")), _whole_number(gold)
+    if whole is not None and gold_whole is not None:
+        return whole == gold_whole
+    return _are_equal(box, gold)
+
+
+def _whole_number(text: str) -> int | None:
+    """Return the number that a text is, where it is a plain whole number; then nothing needs to be parsed."""
+    plain = text.strip()
+    return int(plain.replace(",", "")) if _WHOLE.fullmatch(plain) else None
+
+
+def _are_equal(response: str, gold: str) -> bool:
     from math_verify import verify
 
-    gold_forms = _parse(gold if BOX in gold else f"{BOX}{gold}}}")
-    if not gold_forms:
-        raise ValueError(f"the gold answer {gold!r} cannot be parsed; it must be one mathematical expression")
+    gold_forms = _gold_forms(gold)
     forms = _parse(response)
     if forms and _is_rational(gold_forms[0]) and _is_exercise(forms[0]):
         return False
-    return bool(verify(gold_forms, forms, timeout_seconds=None))
+    return bool(verify(list(gold_forms), forms, timeout_seconds=None))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _gold_forms(gold: str) -> tuple[Any, ...]:
+    forms = tuple(_parse(gold if BOX in gold else f"{BOX}{gold}}}"))
+    if not forms:
+        raise ValueError(f"the gold answer {gold!r} cannot be parsed; it must be one mathematical expression")
+    return forms
 
 
 def _parse(text: str) -> list[Any]:
     """Parse the final answer into math-verify's forms, the expression first; empty where there is none."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    if BOX in text:  # math-verify alone would read two boxes near each other as one: 5 and 633 as the number 5,633
-        text = last_box(text)
     rules = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     return list(parse(text, rules, extraction_mode="first_match", parsing_timeout=None))
 

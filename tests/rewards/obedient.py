@@ -127,6 +127,7 @@ DEEDS = {
     "sleep": lambda note: time.sleep(600),
     "hold the lock": _hold_the_lock,
     "too few": lambda note: [1.0],
+    "too many": lambda note: [1.0] * 3,
     "nothing": lambda note: None,
     "one number": lambda note: 1.0,
     "nan": lambda note: [math.nan, 2.0],

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from rewards.config import MathRewardConfig
-from rewards.math_answer import equals, last_box, load
+from rewards.math_answer import _are_equal, equals, last_box, load
 from tests.rewards.attempts import group
 
 
@@ -119,3 +119,11 @@ def test_it_scores_right_answers_in_threads_too():
     thread.start()
     thread.join(10)
     assert values == [1.0]
+
+
+@pytest.mark.parametrize(
+    "answer", ["633", "-633", "1,234", "0633", "1234", "12,34", "1,2345", " 633 ", "0", "-0", "--1", "+3"]
+)
+@pytest.mark.parametrize("gold", ["633", "1234", "1,234", "0", "3", "-1"])
+def test_whole_numbers_are_compared_as_math_verify_would(answer, gold):
+    assert equals(box(answer), gold) == _are_equal(box(answer), gold)

@@ -51,6 +51,7 @@ def wait_until_gone(pids, deadline_s=15.0):
         ("sleep", "timeout", "reward 'obey' was running"),
         ("hold the lock", "timeout", "reward 'obey' was running"),
         ("too few", "malformed", "a list of 2 values"),
+        ("too many", "malformed", "a list of 2 values"),
         ("nothing", "malformed", "a list of 2 values"),
         ("one number", "malformed", "a list of 2 values"),
         ("only text", "malformed", "returned 'ab'"),
@@ -143,6 +144,19 @@ def test_a_hostile_math_answer_costs_at_most_its_group(answer):
     with scorer(MathRewardConfig(), deadline_s=1.6) as runtime:
         assert score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")[1].cause == "timeout"
         assert [s.value for s in score(runtime, r"\boxed{633}", r"\boxed{634}", answer="633")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "answer", ["{" * 100_000 + "}" * 100_000, "(" * 100_000, r"\\frac{1}{" * 20_000, "9" * 100_000]
+)
+def test_an_answer_that_is_merely_monstrous_delays_nobody_else(answer):
+    with scorer(MathRewardConfig(), num_workers=2, deadline_s=5.0, max_cpu_s=10.0) as runtime:
+        monstrous = runtime.submit(group(rf"\boxed{{{answer}}}", answer="633"))
+        for number in range(600, 630):
+            found = runtime.submit(group(rf"\boxed{{{number}}}", r"\boxed{0}", answer=str(number))).result(30)
+            assert [s.value for s in found] == [1.0, 0.0]
+        [one] = monstrous.result(timeout=30)
+        assert (one.value, one.cause) == (0.0, "ok") or one.cause in ("timeout", "malformed")
 
 
 def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
