@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,9 @@ class RewardConfigBase(BaseModel):
     """What a gold answer must score at least, before the weight; null leaves this reward out of the check."""
     concurrency: int = Field(default=1, ge=1)
     """How many groups its worker may mark at once; more than 1 gives it a worker of its own, with one event loop."""
+
+    has_own_worker: ClassVar[bool] = False
+    """Whether it is run apart from the others, without limits on memory and processor time: it holds a model."""
 
     @property
     def label(self) -> str:
@@ -140,6 +143,23 @@ class FormatRewardConfig(RewardConfigBase):
         return pattern
 
 
+class ModelRewardConfig(RewardConfigBase):
+    """The logit of a trained reward model, any number."""
+
+    type: Literal["model"] = "model"
+    model: str = Field(min_length=1)
+    """A Hugging Face id or a folder, with a sequence-classification head of one label."""
+    batch_size: int = Field(default=8, ge=1)
+    """Conversations forwarded at once."""
+    max_tokens: int = Field(default=2048, ge=8)
+    """Longest conversation; of a longer one the end is kept."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    gold_value: float | None = None
+    """A logit has no full marks."""
+
+    has_own_worker: ClassVar[bool] = True
+
+
 class FunctionRewardConfig(RewardConfigBase):
     """A function of the user's, in TRL's signature: f(prompts, completions, **columns) -> list of floats."""
 
@@ -185,6 +205,7 @@ RewardConfig = Annotated[
     | Annotated[RepetitionRewardConfig, Tag("repetition")]
     | Annotated[VoteRewardConfig, Tag("vote")]
     | Annotated[ConfidenceRewardConfig, Tag("confidence")]
+    | Annotated[ModelRewardConfig, Tag("model")]
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),
     BeforeValidator(_in_short),

@@ -28,6 +28,8 @@ class GoldCheck:
         self._rewards = tuple(rewards)
         self._scoring = scoring or ScoringConfig()
         self._combination = combine.build(WeightedSumConfig(), rewards)
+        if any(reward.has_own_worker for reward in rewards):
+            self._scoring = self._scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None})
         self._process = RewardProcess(self._rewards, self._scoring)
 
     def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:

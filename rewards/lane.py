@@ -3,7 +3,8 @@
     groups -> one queue -> threads, each with its seat at a worker -> RewardProcess -> Graded
 
 A lane of plain functions has one thread a worker. A lane of coroutine functions has one worker, whose event loop
-marks as many groups at once as the lane has threads. A worker that is lost is replaced before its next group.
+marks as many groups at once as the lane has threads. A reward that holds
+a model has one worker of its own, without limits. A worker that is lost is replaced before its next group.
 """
 
 import threading
@@ -29,12 +30,13 @@ class Lane:
 
     def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
         """Start workers and threads, which load by themselves; ``wait_ready`` waits for them."""
+        is_apart = any(reward.has_own_worker for reward in rewards)
         self._rewards = tuple(rewards)
-        self._scoring = scoring
+        self._scoring = scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None}) if is_apart else scoring
         self._concurrency = max(reward.concurrency for reward in rewards)
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._is_closed = threading.Event()
-        self._seats = [_Seat(self) for _ in range(1 if self._concurrency > 1 else scoring.num_workers)]
+        self._seats = [_Seat(self) for _ in range(1 if is_apart or self._concurrency > 1 else scoring.num_workers)]
         self._ready: list[Future[None]] = []
         self._threads: list[threading.Thread] = []
         for number in range(len(self._seats) * self._concurrency):

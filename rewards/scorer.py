@@ -122,9 +122,10 @@ class Scorer:
 
 
 def in_lanes(rewards: Sequence[RewardConfig]) -> list[list[RewardConfig]]:
-    """Put plain rewards together, and each that marks several groups at once by itself."""
-    plain = [reward for reward in rewards if reward.concurrency == 1]
-    return [lane for lane in [plain, *([reward] for reward in rewards if reward.concurrency > 1)] if lane]
+    """Put plain rewards together, and each that marks several groups at once, or holds a model, by itself."""
+    apart = [reward for reward in rewards if reward.concurrency > 1 or reward.has_own_worker]
+    plain = [reward for reward in rewards if reward not in apart]
+    return [lane for lane in [plain, *([reward] for reward in apart)] if lane]
 
 
 def joined(parts: "Sequence[Future[Graded]]", make: Callable[[Sequence[Graded]], list[Score]]) -> "Future[list[Score]]":
