@@ -12,7 +12,6 @@ from rich.table import Table
 
 from pipeline.config import ConfigError
 from pipeline.terminal import console, errors, readable_errors
-from stages import offline
 
 app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups anew.", no_args_is_help=True)
 
@@ -30,6 +29,8 @@ def score_command(reward: Specs, data: Data, deadline_s: Deadline = 20.0, worker
 
     Neighbouring rows with the same prompt are one group.
     """
+    from stages import offline
+
     with readable_errors():
         setup = offline.setup(reward, deadline_s=deadline_s, num_workers=workers)
         start, causes, values = time.monotonic(), Counter[str](), list[float]()
@@ -52,6 +53,8 @@ def check_command(
     random: Annotated[bool, typer.Option("--random", help="Two calls may differ.")] = False,
 ) -> None:
     """Put rewards to the test on gold answers, and say what to mend. Exit code 2 where something is."""
+    from stages import offline
+
     with readable_errors():
         setup = offline.setup(reward, deadline_s=deadline_s, num_workers=1)
         findings = list(offline.contract(data, setup, is_random=random))
@@ -71,6 +74,8 @@ def rescore_command(
     workers: Workers = 1,
 ) -> None:
     """Score a finished run's stored groups with other rewards, and show how scores and advantages change."""
+    from stages import offline
+
     with readable_errors():
         files = sorted((run / stage / "rollouts").rglob("*.parquet"))
         if not files:

@@ -12,7 +12,7 @@ from pipeline.state import RunFolderError
 from stages.base import StageError
 from stages.chat_format import ModelFolderError
 from stages.data.rows import DataError
-from stages.offline import RewardError
+from stages.preflight import RewardError
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, soft_wrap=True)

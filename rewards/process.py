@@ -22,8 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
-from rewards.types import Attempt, Cause, Graded, RewardError
-from rewards.worker import WorkerOrder
+from rewards.types import Attempt, Cause, Graded, RewardError, WorkerOrder
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase, ScoringConfig

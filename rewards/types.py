@@ -87,3 +87,17 @@ class Score:
     """Wall time that the rewards took for the group of this attempt."""
     detail: str = ""
     """For failures: which reward, and what it said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrder:
+    """What a worker is to load, and what it may use."""
+
+    rewards: Sequence[Any]
+    """Their configs."""
+    concurrency: int
+    """How many groups it may be asked for at once."""
+    max_memory_bytes: int | None
+    """Private memory, for the worker and for each process that it starts; none: no limit."""
+    max_cpu_s: float | None
+    """Processor time a group; none: no limit."""

@@ -15,31 +15,13 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rewards import grading
-from rewards.types import Attempt, RewardError
-
-if TYPE_CHECKING:
-    from rewards.config import RewardConfigBase
+from rewards.types import Attempt, RewardError, WorkerOrder
 
 PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOrder:
-    """What a worker is to load, and what it may use."""
-
-    rewards: Sequence["RewardConfigBase"]
-    concurrency: int
-    """How many groups it may be asked for at once."""
-    max_memory_bytes: int | None
-    """Private memory, for the worker and for each process that it starts; none: no limit."""
-    max_cpu_s: float | None
-    """Processor time a group; none: no limit."""
 
 
 def main(pipe_fd: int, parent_pid: int) -> None:

@@ -14,8 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from rewards.config import RewardConfig, ScoringConfig, columns_needed
 from rewards.gold import GoldCheck
 from rewards.scorer import Scorer
-from rewards.types import Attempt, Score
-from rewards.types import RewardError as RewardError  # the command line's to catch
+from rewards.types import Attempt, RewardError, Score
 from rollout.types import RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import load_rows, reward_columns

@@ -15,6 +15,7 @@ from rewards.config import FunctionRewardConfig, RewardConfig, ScoringConfig
 from rewards.gold import GoldCheck
 from rewards.registry import check_labels
 from rewards.types import Attempt
+from rewards.types import RewardError as RewardError  # the command line's to catch
 from stages.answering import AnsweringStageConfig
 from stages.base import RunFacts, StageConfig, StageError
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
