@@ -1,5 +1,6 @@
 """The loop over the plan, with a launcher that only pretends."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,41 @@ def test_one_stage_is_run_with_what_it_needs_and_no_more(config: RunConfig, tmp_
     state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, Events(), only="b")
     assert [job.name for job in launcher.jobs] == ["a", "b"]
     assert state.stage("c").status == "waiting"
+
+
+def test_the_time_of_an_attempt_whose_driver_was_killed_is_counted(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(FakeLauncher):
+        def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+            (job.attempt / "metrics.jsonl").touch()
+            begun = folder.load()
+            assert begun is not None
+            later = begun.stage(job.name).begun + 100
+            os.utime(job.attempt / "metrics.jsonl", (later, later))
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(config, folder, Killing, Events())
+    state = run(config, folder, FakeLauncher, Events())
+    assert 100 <= state.stage("a").wall_s < 110
+    assert state.wall_s == sum(stage.wall_s for stage in state.stages.values())
+
+
+def test_what_is_set_aside_never_takes_a_name_that_is_taken(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (tmp_path / "a.old-2").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    folder.set_aside("a")
+    assert (tmp_path / "a.old-3").is_dir()
+
+
+def test_a_look_at_the_lock_keeps_nobody_out_and_leaves_the_driver_s_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        assert folder.is_driven()
+        assert (tmp_path / ".lock").read_text() == f"pid {os.getpid()}"
+    assert not folder.is_driven()
