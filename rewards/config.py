@@ -291,9 +291,9 @@ class ScoringConfig(BaseModel):
     max_retries: int = Field(default=1, ge=0)
     """How often a group is tried again when its worker was killed from outside."""
     max_unscorable_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Share of unscorable attempts, over the last `window_attempts`, past which the run stops."""
-    window_attempts: int = Field(default=512, ge=1)
-    """Length of that window, in attempts."""
+    """Share of unscorable attempts, over the last `window_groups`, past which the run stops, chance allowed for."""
+    window_groups: int = Field(default=256, ge=1)
+    """Length of that window, in groups."""
 
     @property
     def longest_wait_s(self) -> float:

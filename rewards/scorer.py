@@ -3,6 +3,7 @@
 group -> every lane (workers that can be killed) -> marks of all rewards -> combination -> Score of each attempt
 """
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,8 @@ from rewards.lane import Lane
 from rewards.registry import check_labels
 from rewards.types import FAILURES, Attempt, Cause, Graded, RewardError, Score
 
-MIN_WINDOW_ATTEMPTS = 64
-"""A share of failures means nothing before so many attempts, or a full window where that is shorter."""
+DEVIATIONS = 3.0
+"""How far a share of failures must lie above the limit, in standard deviations of a reward that fails just so often."""
 
 
 class Scorer:
@@ -40,7 +41,7 @@ class Scorer:
         self._lock = threading.Lock()
         self._is_closed = False
         self._counts: Counter[Cause] = Counter()
-        self._window: deque[Score] = deque(maxlen=scoring.window_attempts)
+        self._window: deque[list[Score]] = deque(maxlen=scoring.window_groups)
         self._lanes = [Lane(alike, scoring) for alike in in_lanes(rewards)]
         try:
             for lane in self._lanes:
@@ -77,19 +78,26 @@ class Scorer:
             return dict(self._counts)
 
     def check_budget(self) -> None:
-        """Raise RewardError when too many of the last ``window_attempts`` could not be scored."""
+        """Raise RewardError when too many attempts of the last ``window_groups`` could not be scored.
+
+        Chance is allowed for: a group fails as a whole more often than not, so a window holds as many draws as groups.
+        Three groups of which nothing could be scored are beyond the default limit, and a reward that fails on a tenth
+        of its calls hardly ever is.
+        """
         with self._lock:
-            window = list(self._window)
-        failures = [score for score in window if score.cause in FAILURES]
-        enough = len(window) >= min(MIN_WINDOW_ATTEMPTS, self._scoring.window_attempts)
-        if not enough or len(failures) <= self._scoring.max_unscorable_fraction * len(window):
+            groups = list(self._window)
+        scores = [score for group in groups for score in group]
+        failures = [score for score in scores if score.cause in FAILURES]
+        limit = self._scoring.max_unscorable_fraction
+        chance = DEVIATIONS * math.sqrt(limit * (1 - limit) / max(1, len(groups)))
+        if len(failures) <= (limit + chance) * len(scores):
             return
         examples = {score.cause: score.detail for score in failures}
         by_cause = Counter(score.cause for score in failures)
         lines = [f"  {cause}: {num}, for instance: {examples[cause]}" for cause, num in by_cause.items()]
         raise RewardError(
-            f"{len(failures)} of the last {len(window)} attempts could not be scored, more than "
-            f"max_unscorable_fraction={self._scoring.max_unscorable_fraction:g}. Mend the reward, or raise "
+            f"{len(failures)} of the last {len(scores)} attempts could not be scored, more than "
+            f"max_unscorable_fraction={limit:g}. Mend the reward, or raise "
             "the limit. By cause:\n" + "\n".join(lines)
         )
 
@@ -117,7 +125,7 @@ class Scorer:
         scores = combine.scores(self._combination, graded)
         with self._lock:
             self._counts.update(score.cause for score in scores)
-            self._window.extend(scores)
+            self._window.append(scores)
         return scores
 
 

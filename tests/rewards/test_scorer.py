@@ -234,21 +234,33 @@ def test_a_reward_may_ask_for_step_group_and_log_probabilities():
 
 
 def test_failures_past_the_budget_stop_the_run_with_counts_and_examples():
-    with scorer(max_unscorable_fraction=0.5, window_attempts=8) as runtime:
-        for deed in ("raise", "too few"):
+    with scorer(max_unscorable_fraction=0.1, window_groups=9) as runtime:
+        for deed in ("raise", "1", "2", "3", "4", "5", "raise", "too few", "0", "exit"):
             score(runtime, deed, "2.0")
-        runtime.check_budget()  # four of four, and the window of eight is not full
-        score(runtime, "1", "2", "3", "4")
-        runtime.check_budget()  # four of eight
+        runtime.check_budget()  # the first has left the window: 3 of 9 groups, where 0.1 + 3 * 0.1 are the limit
         score(runtime, "raise", "2.0")
-        score(runtime, "1", "2")
-        score(runtime, "exit", "2.0")
-        score(runtime, "raise", "2.0")
-        with pytest.raises(RewardError) as caught:  # the last eight: 2 errors, 2 good, 2 killed, 2 errors
+        with pytest.raises(RewardError) as caught:
             runtime.check_budget()
-        assert "6 of the last 8" in str(caught.value)
+        assert "8 of the last 18" in str(caught.value)
         assert "error: 4, for instance: reward 'obey' raised KeyError" in str(caught.value)
+        assert "malformed: 2, for instance: reward 'obey' must return a list" in str(caught.value)
         assert "killed: 2, for instance: the reward worker" in str(caught.value)
+
+
+def test_the_budget_allows_for_chance_and_for_nothing_where_it_is_zero():
+    with scorer(max_unscorable_fraction=0.2) as runtime:
+        for deed in ("raise", "raise"):
+            score(runtime, deed, "2.0")
+        runtime.check_budget()  # two of two may be chance
+        score(runtime, "raise", "2.0")
+        with pytest.raises(RewardError, match="6 of the last 6"):
+            runtime.check_budget()
+    with scorer(max_unscorable_fraction=0.0) as runtime:
+        score(runtime, "1", "2.0")
+        runtime.check_budget()
+        score(runtime, "nan", "2.0")
+        with pytest.raises(RewardError, match="1 of the last 4"):
+            runtime.check_budget()
 
 
 def test_a_reward_in_the_current_folder_is_found(tmp_path, monkeypatch):
