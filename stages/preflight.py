@@ -55,6 +55,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     else:
         yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
     loaded: dict[tuple[str, str], list[Row]] = {}
+    read: dict[str, list[Row]] = {}
     for name, stage in stages.items():
         try:
             if isinstance(stage, AnsweringStageConfig):
@@ -63,7 +64,8 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:
-                    loaded[name, role] = rows = load_rows(data, stage.columns())
+                    same = f"{data.model_dump_json()} {stage.columns()}"
+                    loaded[name, role] = rows = read[same] = read.get(same) or load_rows(data, stage.columns())
                     yield from _check_rows(name, stage, role, rows, facts, chat)
                 else:
                     yield _about_hub_data(name, data.path, stages)
