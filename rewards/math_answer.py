@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import BOX, last_box, missing
@@ -16,7 +17,8 @@ from rewards.types import RewardFunction
 if TYPE_CHECKING:
     from rewards.config import MathRewardConfig
 
-_WHOLE = re.compile(r"-?(\d{1,15}|\d{1,3}(,\d{3}){1,4})")
+_DECIMAL = re.compile(r"(-?)(\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(?:\.(\d{1,6}))?")
+_FRACTION = re.compile(r"(-?)(?:\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}|(\d{1,12})/(\d{1,12}))")
 ANSWER_LIMIT_S = 2.0
 """Seconds that one answer may take to parse and compare."""
 
@@ -76,16 +78,30 @@ def equals(response: str, gold: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def _boxed_equals(box: str, gold: str) -> bool:
     """Compare what is left of a response once its last box is found; a group gives the same few again and again."""
-    whole, gold_whole = _whole_number(box.removeprefix(BOX).removesuffix("}")), _whole_number(gold)
-    if whole is not None and gold_whole is not None:
-        return whole == gold_whole
+    answer = box.removeprefix(BOX).removesuffix("}").strip()
+    for plain in (_decimal, _fraction):  # a fraction and a decimal may be equal without being the same
+        number, gold_number = plain(answer), plain(gold.strip())
+        if number is not None and gold_number is not None:
+            return number == gold_number
     return _are_equal(box, gold)
 
 
-def _whole_number(text: str) -> int | None:
-    """Return the number that a text is, where it is a plain whole number; then nothing needs to be parsed."""
-    plain = text.strip()
-    return int(plain.replace(",", "")) if _WHOLE.fullmatch(plain) else None
+def _decimal(text: str) -> Fraction | None:
+    """Return the number that a text is, where it is a whole one or has up to six places; nothing needs to be parsed."""
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        return None
+    sign, whole, places = match.groups(default="")
+    return Fraction(int(sign + whole.replace(",", "") + places), 10 ** len(places))
+
+
+def _fraction(text: str) -> Fraction | None:
+    """Return the number that a text is, where it is one whole number over another."""
+    match = _FRACTION.fullmatch(text)
+    if match is None:
+        return None
+    sign, over, under = match[1], match[2] or match[4], int(match[3] or match[5])
+    return Fraction(int(sign + over), under) if under else None
 
 
 def _are_equal(response: str, gold: str) -> bool:

@@ -1,6 +1,7 @@
 """What the math reward calls equal."""
 
 import math
+import random
 import threading
 
 import pytest
@@ -127,3 +128,25 @@ def test_it_scores_right_answers_in_threads_too():
 @pytest.mark.parametrize("gold", ["633", "1234", "1,234", "0", "3", "-1"])
 def test_whole_numbers_are_compared_as_math_verify_would(answer, gold):
     assert equals(box(answer), gold) == _are_equal(box(answer), gold)
+
+
+def a_plain_number(draw):
+    over, under = draw.randint(0, 9), draw.randint(1, 9)
+    return draw.choice(
+        [
+            f"{draw.randint(-50, 50)}",
+            f"{draw.uniform(-3, 3):.{draw.randint(1, 6)}f}",
+            f"{draw.randint(1, 20)},{draw.randint(0, 999):03d}{draw.choice(['', '.5', '.50'])}",
+            f"{over}/{under}",
+            rf"-\frac{{{over}}}{{{under}}}",
+            rf"\dfrac{{{over}}}{{{under}}}",
+        ]
+    )
+
+
+def test_plain_numbers_are_compared_as_math_verify_would():
+    draw = random.Random(7)
+    for _ in range(200):
+        answer = a_plain_number(draw)
+        gold = draw.choice([answer, f"{answer}0" if "." in answer else answer, a_plain_number(draw)])
+        assert equals(box(answer), gold) == _are_equal(box(answer), gold), (answer, gold)
