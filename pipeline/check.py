@@ -33,7 +33,7 @@ class Findings:
 def check(config: RunConfig, folder: RunFolder) -> Findings:
     """Check a recipe against its data, model and rewards, and plan it. Raises ConfigError where the graph is wrong."""
     order(config.stages)
-    gc.set_threshold(100_000)  # rows are many and live to the end: walking them again and again took a fifth of the time
+    gc.set_threshold(100_000)  # rows are many and live to the end: walking them again and again took a fifth of it
     trials = start_gold_trials(config.stages)  # rewards are imported elsewhere while this process reads the data
     found = list(check_data(config.stages, config.facts))
     found += _gold(trials, stop=any(not line.startswith("note:") for line in found))
