@@ -1,5 +1,6 @@
 """What a recipe may say about rewards. Imports nothing heavy."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -15,6 +16,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+SANDBOX_GRACE_S = 2.0
+"""Seconds that a sandbox may take to start and end, besides what runs in it."""
 
 
 class RewardConfigBase(BaseModel):
@@ -42,6 +46,10 @@ class RewardConfigBase(BaseModel):
     def columns(self) -> list[str]:
         """Columns of the data that it cannot do without, as far as the config says."""
         return []
+
+    def longest_s(self, num_attempts: int) -> float:
+        """Seconds that a group of so many attempts may rightly take, as far as the config bounds it."""
+        return 0.0
 
 
 class _AgainstGold(RewardConfigBase):
@@ -143,6 +151,59 @@ class FormatRewardConfig(RewardConfigBase):
         return pattern
 
 
+class CodeRewardConfig(RewardConfigBase):
+    """0 to 1: how far a Python program comes with its tests, run in a sandbox; less for what static analysis finds."""
+
+    type: Literal["code"] = "code"
+    tests_column: str = "tests"
+    """Column with the tests: asserts, `{input, output}` of whole programs, or both lists as JSON."""
+    setup_column: str | None = None
+    """Column with Python to execute before each assert, such as imports."""
+    entry_point_column: str | None = None
+    """Column with the name of the function to hand to a test's own `check(candidate)`."""
+    parses: float = Field(default=0.1, ge=0, le=1)
+    """Credit for a program that parses."""
+    runs: float = Field(default=0.1, ge=0, le=1)
+    """Further credit for one that runs without an error; the rest is for the tests."""
+    all_or_nothing: bool = False
+    """Whether the tests' credit is for passing all of them, not for the share that is passed."""
+    most_tests: int = Field(default=32, ge=1)
+    """Tests of a row that are run, from the first on."""
+    deduct: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Rule of ruff or its prefix -> price of a finding: `{S: 0.2, F: 0.05}` for bandit's and for pyflakes'."""
+    most_deducted: float = Field(default=0.5, ge=0)
+    """Most that findings may cost together."""
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """What the program is jailed by. `none` leaves it the network, your files and your processes."""
+    parallel: int = Field(default=2, ge=1)
+    """Programs of a group that are tried at once."""
+    seconds: float = Field(default=4.0, gt=0)
+    """For all tests of a program; those that are not reached are not passed."""
+    seconds_a_test: float = Field(default=2.0, gt=0)
+    memory_mb: int = Field(default=512, ge=64)
+    """Address space of each process; numpy fits, torch needs some thousands."""
+    processes: int = Field(default=16, ge=2)
+    """At once; holds in the sandbox only."""
+    output_kb: int = Field(default=64, ge=1)
+    """Printed in one test."""
+    disk_mb: int = Field(default=16, ge=1)
+    """Files in memory."""
+
+    @model_validator(mode="after")
+    def _leaves_credit_for_tests(self) -> Self:
+        if self.parses + self.runs >= 1:
+            raise ValueError(f"parses {self.parses:g} and runs {self.runs:g} leave no credit for passing tests")
+        return self
+
+    def columns(self) -> list[str]:
+        """The tests and what goes with them."""
+        return [name for name in (self.tests_column, self.setup_column, self.entry_point_column) if name]
+
+    def longest_s(self, num_attempts: int) -> float:
+        """All programs running for all their time."""
+        return math.ceil(num_attempts / self.parallel) * (self.seconds + SANDBOX_GRACE_S)
+
+
 class ModelRewardConfig(RewardConfigBase):
     """The logit of a trained reward model, any number."""
 
@@ -205,6 +266,7 @@ RewardConfig = Annotated[
     | Annotated[RepetitionRewardConfig, Tag("repetition")]
     | Annotated[VoteRewardConfig, Tag("vote")]
     | Annotated[ConfidenceRewardConfig, Tag("confidence")]
+    | Annotated[CodeRewardConfig, Tag("code")]
     | Annotated[ModelRewardConfig, Tag("model")]
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),

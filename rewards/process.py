@@ -18,10 +18,10 @@ import time
 import uuid
 from collections.abc import Sequence
 from multiprocessing import Pipe
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
+from rewards.processes import kill_those_with
 from rewards.types import Attempt, Cause, Graded, RewardError, WorkerOrder
 
 if TYPE_CHECKING:
@@ -140,9 +140,7 @@ class RewardProcess:
             self._is_killed = True
             with contextlib.suppress(ProcessLookupError):  # nothing of it is left
                 os.killpg(self.pid, signal.SIGKILL)
-            for pid in _processes_with(f"{MARK_VARIABLE}={self._mark}"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_those_with(f"{MARK_VARIABLE}={self._mark}")
             self._outbox.put(None)
         self._process.wait(REAP_TIMEOUT_S)
 
@@ -220,14 +218,3 @@ class RewardProcess:
                     left -= len(chunk)
                     if left <= 0:
                         sys.stderr.write(f"\nreward worker {self.pid} prints too much; the rest is dropped\n")
-
-
-def _processes_with(variable: str) -> list[int]:
-    """Return the processes that were started with this `NAME=value` in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # gone by now, or another user's
-                if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from rewards import choice, confidence, exact, length, math_answer, model, repetition, vote
+from rewards import choice, code, confidence, exact, length, math_answer, model, repetition, vote
 from rewards import format as format_reward
 from rewards.types import RewardError, RewardFunction
 
@@ -48,6 +48,7 @@ LOADERS: dict[str, Callable[[Any], RewardFunction]] = {
     "repetition": repetition.load,
     "vote": vote.load,
     "confidence": confidence.load,
+    "code": code.load,
     "model": model.load,
     "function": import_function,
 }

@@ -4,7 +4,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from rewards import combine
 from rewards.config import CombineConfig, RewardConfig, ScoringConfig, WeightedSumConfig, columns_needed
+from rewards.registry import check_labels
+from rewards.types import RewardError
 from rollout.config import EngineConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
@@ -30,6 +33,23 @@ class AnsweringStageConfig(StageConfig):
     def longest_answer(self, role: str) -> int:
         """Most tokens that engines may answer to a prompt of this data set."""
         raise NotImplementedError
+
+    def largest_group(self) -> int:
+        """Most answers to one prompt that are marked together."""
+        raise NotImplementedError
+
+    def check_rewards(self) -> None:
+        """Raise RewardError where the rewards cannot be combined, or may take longer than they are given."""
+        check_labels(self.scored_by())
+        combine.build(self.combine, self.scored_by())
+        size, deadline_s = self.largest_group(), self.scoring.deadline_s
+        longest_s = sum(reward.longest_s(size) for reward in self.scored_by())
+        if longest_s > deadline_s:
+            names = ", ".join(repr(reward.label) for reward in self.scored_by() if reward.longest_s(size))
+            raise RewardError(
+                f"reward {names} may take {longest_s:g} s for a group of {size}, and scoring.deadline_s is "
+                f"{deadline_s:g}; raise that, or allow the reward less time"
+            )
 
     def room(self, role: str, engine: EngineConfig) -> int:
         """Most tokens that a prompt of this data set may have in the engine's context."""

@@ -10,10 +10,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
-from rewards import combine
 from rewards.config import FunctionRewardConfig, RewardConfig, ScoringConfig
 from rewards.gold import GoldCheck
-from rewards.registry import check_labels
 from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from stages.answering import AnsweringStageConfig
@@ -59,8 +57,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     for name, stage in stages.items():
         try:
             if isinstance(stage, AnsweringStageConfig):
-                check_labels(stage.scored_by())
-                combine.build(stage.combine, stage.scored_by())
+                stage.check_rewards()
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:

@@ -52,6 +52,10 @@ class EvaluateStage(AnsweringStageConfig):
         """As this exam allows."""
         return self.tasks[role].max_tokens
 
+    def largest_group(self) -> int:
+        """The greedy answer alone, or the sampled ones."""
+        return max(1, *(task.num_samples for task in self.tasks.values()))
+
     def inputs(self) -> dict[str, str]:
         """The examined stages, each under its own name."""
         return {name: name for name in self.of if name != "base"}

@@ -97,6 +97,10 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
         """As sampled."""
         return self.sampling.max_tokens
 
+    def largest_group(self) -> int:
+        """As many as are sampled."""
+        return self.group_size
+
     def bytes_per_parameter(self, precision: Precision) -> float:
         """A reference of its own comes on top; under an adapter the policy without it is the reference."""
         has_reference = self.kl.coef > 0 and self.params.type == "full"

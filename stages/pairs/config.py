@@ -55,6 +55,10 @@ class PairsStage(AnsweringStageConfig):
         """As sampled."""
         return self.sampling.max_tokens
 
+    def largest_group(self) -> int:
+        """As many as are sampled."""
+        return self.num_completions
+
     def datasets(self) -> dict[str, DataSetConfig]:
         """The prompts."""
         return {"prompts": self.prompts}

@@ -1,0 +1,203 @@
+"""A jail for code that nobody has read: no network, its own files, processes, memory, time and output, all bounded.
+
+    Order (source, trials) -> bubblewrap -> `sandbox_inside` -> Outcome of each trial
+
+bubblewrap is what Flatpak jails applications with. The code sees Python, its installed packages and an empty folder in
+memory, all else read-only or absent; its processes are in a namespace of their own, so that none is left when the jail
+ends, and belong to a user that owns nothing. Where bubblewrap is missing or the machine forbids it, there is an error
+and no weaker jail; ``kind="none"`` must be asked for by name, and keeps only the bounds on memory, time and output.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rewards.config import SANDBOX_GRACE_S
+from rewards.processes import kill_those_with
+from rewards.sandbox_inside import BEGUN
+from rewards.types import RewardError
+
+JAIL_USERS = range(20_000, 60_000)
+"""User ids for jails that root starts: one each, so that the bound on processes is a jail's own."""
+MARK_VARIABLE = "STROP_SANDBOX"
+"""Without a jail, its value finds the processes that the code has started."""
+SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_INSIDE = Path(__file__).with_name("sandbox_inside.py")
+
+
+class SandboxError(RewardError):
+    """A sandbox that cannot be set up, or that ended without a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one order may use."""
+
+    seconds: float
+    """Wall time of all trials together."""
+    seconds_a_trial: float
+    memory_bytes: int
+    """Address space of each process."""
+    processes: int
+    """At once; holds in a jail only."""
+    output_bytes: int
+    """Standard output of a trial."""
+    disk_bytes: int
+    """Size of the folder in memory, and of a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One fresh process for the code."""
+
+    source: str
+    input: str = ""
+    """Its standard input."""
+    check: str = ""
+    """Python to execute afterwards in the same namespace."""
+    name: str = "__main__"
+    """What `__name__` says."""
+    is_run: bool = True
+    """False: it is compiled only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a trial ended."""
+
+    how: Literal["ended", "raised", "late", "too much", "lost"]
+    """Reached its end; raised, left early or was killed; ran out of time; printed too much; took the reporter along."""
+    output: str = ""
+    """What it printed on standard output, up to the limit."""
+
+
+class Sandbox:
+    """Tries code in jails, one an order. Thread-safe."""
+
+    def __init__(self, kind: Literal["bubblewrap", "none"], limits: Limits) -> None:
+        """Set up one jail to see that it can be done; SandboxError with what to do where it cannot."""
+        self._is_jailed = kind == "bubblewrap"
+        self._limits = limits
+        try:
+            if self._is_jailed and shutil.which("bwrap") is None:
+                raise SandboxError("there is no bwrap")
+            self.run([Trial(source="")])
+        except SandboxError as error:
+            raise SandboxError(
+                f"code cannot be run in a sandbox here: {error}. Install bubblewrap (Debian: apt install bubblewrap) "
+                "on a machine that allows it, or, for code that you trust, say sandbox: none"
+            ) from error
+
+    def run(self, trials: Sequence[Trial]) -> list[Outcome]:
+        """Run the trials one after the other; SandboxError where not even that was begun."""
+        order = {
+            "limits": asdict(self._limits),
+            "trials": [asdict(trial) for trial in trials],
+            "user": random.choice(JAIL_USERS) if self._is_jailed and os.getuid() == 0 else None,
+            "is_jailed": self._is_jailed,
+        }
+        if self._is_jailed:
+            told, complaint = self._converse(_jail(self._limits.disk_bytes), order, {}, "/")
+        else:
+            mark = uuid.uuid4().hex
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                env = {**_plain_environment(folder), **_marks(), MARK_VARIABLE: mark}
+                told, complaint = self._converse(_python(), order, env, folder)
+                kill_those_with(f"{MARK_VARIABLE}={mark}")
+        if told[:1] != [BEGUN]:
+            raise SandboxError(complaint or "it ended without a word")
+        outcomes = list(_outcomes(told[1:]))
+        return [*outcomes, *[Outcome(how="lost")] * (len(trials) - len(outcomes))]
+
+    def _converse(
+        self, command: Sequence[str], order: dict[str, Any], env: dict[str, str], folder: str
+    ) -> tuple[list[str], str]:
+        """Hand the order to the command; return the lines that it tells in the time that it has, and its complaint."""
+        most = (6 * self._limits.output_bytes + 1024) * len(order["trials"])  # JSON makes six bytes of some characters
+        with tempfile.TemporaryFile() as complaints:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=env, cwd=folder
+            )
+            assert process.stdin is not None and process.stdout is not None
+            end_it = threading.Timer(self._limits.seconds + SANDBOX_GRACE_S, process.kill)
+            end_it.start()
+            try:
+                with contextlib.suppress(BrokenPipeError), process.stdin as ask:
+                    ask.write(json.dumps(order).encode())
+                with process.stdout as tell:
+                    told = tell.read(most).decode(errors="replace").splitlines()
+            finally:
+                process.kill()
+                process.wait()
+                end_it.cancel()
+            complaints.seek(0)
+            return told, complaints.read(2000).decode(errors="replace").strip()
+
+
+def _outcomes(lines: Sequence[str]) -> Iterator[Outcome]:
+    for line in lines:
+        try:
+            yield Outcome(**json.loads(line))
+        except (ValueError, TypeError):  # cut off
+            return
+
+
+def _jail(disk_bytes: int) -> list[str]:
+    """Return the command that jails what comes after it.
+
+    Root needs no namespace of users, and gives its rights up inside: in such a namespace it would still count as root,
+    whose number of processes the kernel does not bound.
+    """
+    bwrap = shutil.which("bwrap")
+    assert bwrap is not None
+    command = [bwrap, "--as-pid-1", "--die-with-parent", "--new-session", "--clearenv"]
+    command += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    if os.getuid() == 0:
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user", "--disable-userns"]
+    for variable, value in _plain_environment("/tmp").items():
+        command += ["--setenv", variable, value]
+    command += ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    for folder in map(Path, SYSTEM_FOLDERS):
+        if folder.is_symlink():
+            command += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.exists():
+            command += ["--ro-bind", str(folder), str(folder)]
+    for prefix in dict.fromkeys([sys.base_prefix, sys.prefix]):
+        if not Path(prefix).is_relative_to("/usr"):
+            for parent in reversed(Path(prefix).parents[:-1]):
+                command += ["--perms", "0755", "--dir", str(parent)]
+            command += ["--ro-bind", prefix, prefix]
+    command += ["--proc", "/proc"]
+    for device in DEVICES:
+        command += ["--dev-bind", device, device]
+    command += ["--perms", "1777", "--size", str(disk_bytes), "--tmpfs", "/tmp", "--symlink", "/tmp", "/dev/shm"]
+    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", *_python()]
+
+
+def _python() -> list[str]:
+    return [sys.executable, "-I", "-c", _INSIDE.read_text()]
+
+
+def _plain_environment(home: str) -> dict[str, str]:
+    """Return what a program needs of an environment; numeric libraries get one thread, for each takes address space."""
+    one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", **one_thread}
+
+
+def _marks() -> dict[str, str]:
+    """Return the marks by which those who started this process find what it has started."""
+    return {name: value for name, value in os.environ.items() if name.startswith("STROP_")}

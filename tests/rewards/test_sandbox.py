@@ -1,0 +1,225 @@
+"""What code can do inside the sandbox, and what it cannot; real jails."""
+
+import os
+import shutil
+import socket
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from rewards.sandbox import Limits, Sandbox, SandboxError, Trial
+
+LIMITS = Limits(
+    seconds=6.0,
+    seconds_a_trial=2.0,
+    memory_bytes=256 << 20,
+    processes=16,
+    output_bytes=1 << 16,
+    disk_bytes=4 << 20,
+)
+
+
+def jail():
+    try:
+        return Sandbox("bubblewrap", LIMITS)
+    except SandboxError as error:
+        pytest.skip(f"this machine cannot jail: {error}")
+
+
+@pytest.fixture(scope="module")
+def jailed():
+    return jail()
+
+
+@pytest.fixture(scope="module", params=["bubblewrap", "none"])
+def either(request):
+    return jail() if request.param == "bubblewrap" else Sandbox("none", LIMITS)
+
+
+def outcome(sandbox, source, **rest):
+    return sandbox.run([Trial(source=source, **rest)])[0]
+
+
+def printed(sandbox, source):
+    """What the source prints, which must run to its end."""
+    found = outcome(sandbox, source)
+    assert found.how == "ended", found
+    return found.output.strip()
+
+
+def running_with(mark):
+    """Processes that carry the mark in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if mark.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "how"),
+    [
+        ("print(6 * 7)", "ended"),
+        ("import sys; print(42); sys.exit()", "ended"),
+        ("import sys; sys.exit(1)", "raised"),
+        ("1 / 0", "raised"),
+        ("def f(:", "raised"),
+        ("x = " + "(" * 100_000, "raised"),
+        ("x = '\ud800'", "raised"),
+        ("import os; os._exit(0)", "raised"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "raised"),
+        ("import ctypes; ctypes.string_at(0)", "raised"),
+        (
+            "import sys; sys.setrecursionlimit(10**9)\nclass A:\n  def __repr__(self): return repr(self)\nrepr(A())",
+            "raised",
+        ),
+        ("def f(): f()\nf()", "raised"),
+        ("x = bytearray(1 << 30)", "raised"),
+        ("import mmap; mmap.mmap(-1, 1 << 30)", "raised"),
+        ("while True: pass", "late"),
+        ("import time; time.sleep(60)", "late"),
+        ("input(); input()", "raised"),
+        ("import os\nwhile True: os.write(1, b'x' * 65536)", "too much"),
+        ("import os\nfor fd in range(64):\n  try: os.close(fd)\n  except OSError: pass", "raised"),
+    ],
+)
+def test_every_way_to_end_is_told_and_the_next_program_runs(either, source, how):
+    found = either.run([Trial(source=source), Trial(source="print('next')")])
+    assert [found[0].how, found[1].how, found[1].output] == [how, "ended", "next\n"]
+
+
+def test_a_program_reads_its_input_and_its_threads_are_waited_for(either):
+    source = (
+        "import threading, time\ndef late(): time.sleep(0.2); print(input())\nthreading.Thread(target=late).start()"
+    )
+    assert outcome(either, source, input="from outside\n").output == "from outside\n"
+
+
+def test_checks_see_what_the_source_has_defined_and_leaving_early_passes_none(either):
+    trials = [
+        Trial(source="def f(x): return x + 1", check="assert f(1) == 2"),
+        Trial(source="def f(x): return x", check="assert f(1) == 2"),
+        Trial(source="raise SystemExit(0)", check="assert False"),
+        Trial(source="import os; os._exit(0)", check="assert False"),
+        Trial(source="def f(x): raise SystemExit(0)", check="assert f(1) == 2"),
+        Trial(source="import os\nfor fd in (3, 1):\n  os.write(fd, b'x' * 16)\nos._exit(0)"),
+    ]
+    assert [found.how for found in either.run(trials)] == ["ended", *["raised"] * 5]
+
+
+def test_a_gigabyte_of_output_is_neither_kept_nor_waited_for(either):
+    start = time.monotonic()
+    found = outcome(either, "import sys\nfor _ in range(1024): sys.stdout.write('x' * (1 << 20))")
+    assert (found.how, len(found.output)) == ("too much", LIMITS.output_bytes)
+    assert time.monotonic() - start < LIMITS.seconds
+
+
+def test_time_is_short_for_all_trials_together(either):
+    start = time.monotonic()
+    found = either.run([Trial(source="while True: pass")] * 8)
+    assert [one.how for one in found] == ["late"] * 8
+    assert time.monotonic() - start < LIMITS.seconds + 2
+
+
+def test_a_background_process_is_gone_when_its_trial_is(either):
+    mark = f"left-behind-{uuid.uuid4().hex}"
+    source = (
+        "import subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'], start_new_session=True)\n"
+        "print('left')"
+    )
+    assert outcome(either, source).how == "ended"
+    end = time.monotonic() + 5
+    while running_with(mark):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_it_sees_no_file_of_ours(jailed, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("gold")
+    for path in (
+        secret,
+        Path(__file__),
+        Path.home() / ".bashrc",
+        "/etc/passwd",
+        "/etc/hostname",
+        "/proc/1/root/etc/passwd",
+    ):
+        assert outcome(jailed, f"open({str(path)!r}).read()").how == "raised", path
+
+
+def test_it_writes_only_in_memory_and_not_much(jailed, tmp_path):
+    tmp_path.chmod(0o777)
+    places = [tmp_path / "new", "/usr/new", "/new", "/dev/new", "/proc/self/comm/new", Path(os.__file__).parent / "new"]
+    for path in places:
+        assert outcome(jailed, f"open({str(path)!r}, 'w').write('x')").how == "raised", path
+    assert printed(jailed, "open('own.txt', 'w').write('x' * 1000); print(len(open('/tmp/own.txt').read()))") == "1000"
+    assert not Path("/tmp/own.txt").exists()
+    assert outcome(jailed, "open('big', 'wb').write(bytes(8 << 20))").how == "raised"
+    many = "for n in range(100): open(f'{n}', 'wb').write(bytes(1 << 20))"
+    assert outcome(jailed, many).how == "raised"
+
+
+def test_it_has_no_network(jailed):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {port}), timeout=1)"
+        assert outcome(Sandbox("none", LIMITS), connect).how == "ended"
+        assert outcome(jailed, connect).how == "raised"
+    assert printed(jailed, "import socket; print([name for _, name in socket.if_nameindex()])") == "['lo']"
+
+
+def test_it_sees_and_harms_no_process_of_ours(jailed):
+    source = "import os; print([int(name) for name in os.listdir('/proc') if name.isdigit()])"
+    assert str(os.getpid()) not in printed(jailed, source)
+    assert max(eval(printed(jailed, source))) < 16
+    trace = "import ctypes; print([ctypes.CDLL(None).ptrace(16, pid, 0, 0) for pid in ({}, {}, 1)])"
+    assert printed(jailed, trace.format(os.getpid(), os.getppid())) == "[-1, -1, -1]"
+    kill = "import os\ntry: os.kill({0}, 9)\nexcept OSError: print('cannot')"
+    assert printed(jailed, kill.format(os.getpid())) == "cannot"
+
+
+def test_the_reporter_can_neither_be_traced_nor_read_nor_killed(jailed):
+    trace = "import ctypes, os; print(ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0))"
+    assert printed(jailed, trace) == "-1"
+    steal = "import os; print(os.listdir(f'/proc/{os.getppid()}/fd'))"
+    assert outcome(jailed, steal).how == "raised"
+    kill = [Trial(source="import os; os.kill(os.getppid(), 9)", check="assert False"), Trial(source="print(1)")]
+    assert [one.how for one in jailed.run(kill)] == ["raised", "ended"]
+    assert [one.how for one in Sandbox("none", LIMITS).run(kill)] == ["lost", "lost"]
+
+
+def test_it_is_not_root_and_cannot_become_it(jailed):
+    assert printed(jailed, "import os; print(os.getuid() != 0 and os.geteuid() != 0)") == "True"
+    assert outcome(jailed, "import os; os.setuid(0)").how == "raised"
+    mount = "import ctypes; print(ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, 0))"
+    assert printed(jailed, mount) == "-1"
+
+
+def test_a_fork_bomb_is_bounded_and_gone_and_others_fork_meanwhile(jailed):
+    before = len(os.listdir("/proc"))
+    bomb = "import os\nwhile True:\n  try: os.fork()\n  except OSError: pass"
+    count = "import os, time\nn = 0\ntry:\n  while os.fork(): n += 1\nexcept OSError: print(n)\nelse: time.sleep(60)"
+    found = jailed.run([Trial(source=bomb), Trial(source=count)])
+    assert [one.how for one in found] == ["late", "ended"]
+    assert 1 <= int(found[1].output.split()[0]) < LIMITS.processes
+    assert len(os.listdir("/proc")) < before + LIMITS.processes
+
+
+def test_a_sandbox_that_cannot_be_had_is_refused_and_not_weakened(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SandboxError, match=r"there is no bwrap.*apt install bubblewrap.*sandbox: none"):
+        Sandbox("bubblewrap", LIMITS)
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(broken))
+    with pytest.raises(SandboxError, match="No permissions to create new namespace"):
+        Sandbox("bubblewrap", LIMITS)
