@@ -39,6 +39,11 @@ class RewardConfigBase(BaseModel):
     """Whether it is run apart from the others, without limits on memory and processor time: it holds a model."""
 
     @property
+    def starts_server(self) -> bool:
+        """Whether it serves a model, which takes too long to be tried before a run."""
+        return False
+
+    @property
     def label(self) -> str:
         """The name under which this reward's values appear."""
         return self.name or str(getattr(self, "type"))  # noqa: B009 - each member of the union has it
@@ -221,6 +226,110 @@ class ModelRewardConfig(RewardConfigBase):
     has_own_worker: ClassVar[bool] = True
 
 
+class PriceConfig(BaseModel):
+    """Dollars for a million tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    prompt: float = Field(default=0.0, ge=0)
+    completion: float = Field(default=0.0, ge=0)
+
+
+class AskingConfig(RewardConfigBase):
+    """What rewards share that ask a language model."""
+
+    model: str = Field(min_length=1)
+    """As the endpoint calls it; or, without one, a Hugging Face id or a folder."""
+    base_url: str | None = Field(default=None, pattern="^https?://")
+    """OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; none: a vLLM server that the worker starts."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Variable of the environment that holds the endpoint's key."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest reply."""
+    max_model_tokens: int = Field(default=8192, ge=16)
+    """Context of a server of our own."""
+    temperature: float = Field(default=0.0, ge=0)
+    request: dict[str, JsonValue] = {}
+    """Further fields of every request, such as top_p."""
+    seconds: float = Field(default=15.0, gt=0)
+    """For all requests of a group together, retries included; replies that are not there by then are done without."""
+    max_retries: int = Field(default=4, ge=0)
+    """Of a request that the endpoint refused or dropped, each after a longer pause."""
+    parallel: int = Field(default=32, ge=1)
+    """Requests at once."""
+    concurrency: int = Field(default=8, ge=1)
+    """Groups at once."""
+    cache: str | None = None
+    """SQLite file of replies, kept between runs; none: in memory, for as long as the worker lives."""
+    price: PriceConfig = Field(default_factory=PriceConfig)
+    """For the meter."""
+
+    has_own_worker: ClassVar[bool] = True
+
+    @property
+    def starts_server(self) -> bool:
+        """Without an endpoint."""
+        return self.base_url is None
+
+    def longest_s(self, num_attempts: int) -> float:
+        """All requests running for all their time."""
+        return self.seconds + 1
+
+
+class JudgeRewardConfig(AskingConfig):
+    """0 to 1: what a language model thinks of the answer, by a rubric."""
+
+    type: Literal["judge"] = "judge"
+    compare: Literal["pointwise", "pairwise"] = "pointwise"
+    """Each answer by itself, or against others of its group."""
+    rubric: str = "A good answer is right, says what was asked for, and no more than that."
+    template: str | None = None
+    """Whole text of the request instead of ours, with {answer}, or {first} and {second}; see rewards/judge.py."""
+    reference_column: str | None = None
+    """Column with an answer to compare with, text or messages."""
+    lowest: float = 1.0
+    """Worst mark, pointwise."""
+    highest: float = 10.0
+    opponents: int = Field(default=3, ge=1)
+    """Others of the group that each answer is compared with, and that are compared with it as well."""
+    swap: bool = True
+    """Show each pair in both orders, against the judge's liking for one place."""
+    gold_value: float | None = None
+    """A judge has no full marks."""
+
+    @model_validator(mode="after")
+    def _asks_about_the_answer(self) -> Self:
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest {self.lowest:g} must lie below highest {self.highest:g}")
+        needed = ["{first}", "{second}"] if self.compare == "pairwise" else ["{answer}"]
+        missing = [name for name in needed if self.template is not None and name not in self.template]
+        if missing:
+            raise ValueError(f"a {self.compare} template must hold {' and '.join(missing)}")
+        return self
+
+    def columns(self) -> list[str]:
+        """The reference's."""
+        return [self.reference_column] if self.reference_column else []
+
+
+class VerifierRewardConfig(AskingConfig):
+    """0 to 1: the share of a verifying policy's verdicts that find the answer right."""
+
+    type: Literal["verifier"] = "verifier"
+    num_samples: int = Field(default=1, ge=1)
+    """Verdicts an answer; more than 1 needs a temperature."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Longest verification."""
+    gold_value: float | None = None
+    """A verifier may be wrong."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError("at temperature 0 all verdicts are one; set a temperature, or num_samples to 1")
+        return self
+
+
 class FunctionRewardConfig(RewardConfigBase):
     """A function of the user's, in TRL's signature: f(prompts, completions, **columns) -> list of floats."""
 
@@ -268,6 +377,8 @@ RewardConfig = Annotated[
     | Annotated[ConfidenceRewardConfig, Tag("confidence")]
     | Annotated[CodeRewardConfig, Tag("code")]
     | Annotated[ModelRewardConfig, Tag("model")]
+    | Annotated[JudgeRewardConfig, Tag("judge")]
+    | Annotated[VerifierRewardConfig, Tag("verifier")]
     | Annotated[FunctionRewardConfig, Tag("function")],
     Discriminator(_reward_type),
     BeforeValidator(_in_short),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Announce = Callable[[str], None]
 """Hears each reward's label before it runs."""
+LogMetric = Callable[[str, float], None]
+"""What a reward may log by: name and value, as in TRL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,22 @@ class Reward:
 
     label: str
     function: RewardFunction
+
+
+class Log:
+    """What rewards log of themselves while they mark one group; values that are no finite number are left out."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+
+    def of(self, label: str) -> LogMetric:
+        """Return what this reward logs by."""
+
+        def log_metric(name: str, value: float) -> None:
+            if math.isfinite(value):
+                self.values.setdefault(f"{label}/{name}", []).append(float(value))
+
+        return log_metric
 
 
 def load(configs: Sequence["RewardConfigBase"]) -> list[Reward]:
@@ -41,17 +59,17 @@ def grade(
     Coroutine rewards run on the runner's loop, the same for all groups, so that a client opened in one lives on.
     """
     start = time.monotonic()
-    marks = {}
+    marks, log = {}, Log()
     for reward in rewards:
         announce(reward.label)
         try:
-            returned: Any = reward.function(**arguments(reward.function, group))
+            returned: Any = reward.function(**arguments(reward.function, group, log.of(reward.label)))
             if inspect.isawaitable(returned):
                 returned = runner.run(_wait_for(returned))
             marks[reward.label] = judge(reward.label, returned, len(group))
         except (Exception, SystemExit) as error:
             marks[reward.label] = failed(reward.label, error, len(group))
-    return Graded(marks=marks, seconds=time.monotonic() - start)
+    return Graded(marks=marks, seconds=time.monotonic() - start, metrics=log.values)
 
 
 async def grade_at_once(
@@ -59,17 +77,18 @@ async def grade_at_once(
 ) -> Graded:
     """Mark the group while other groups are being marked on the same loop; plain functions run in threads."""
     start = time.monotonic()
-    marks = {}
+    marks, log = {}, Log()
     for reward in rewards:
         announce(reward.label)
         try:
-            returned = await asyncio.to_thread(reward.function, **arguments(reward.function, group))
+            given = arguments(reward.function, group, log.of(reward.label))
+            returned = await asyncio.to_thread(reward.function, **given)
             if inspect.isawaitable(returned):
                 returned = await returned
             marks[reward.label] = judge(reward.label, returned, len(group))
         except (Exception, SystemExit) as error:
             marks[reward.label] = failed(reward.label, error, len(group))
-    return Graded(marks=marks, seconds=time.monotonic() - start)
+    return Graded(marks=marks, seconds=time.monotonic() - start, metrics=log.values)
 
 
 async def _wait_for(awaitable: Any) -> Any:
@@ -85,7 +104,9 @@ def failed(label: str, error: BaseException, num_attempts: int) -> list[Mark]:
     ] * num_attempts
 
 
-def arguments(function: RewardFunction, group: Sequence[Attempt]) -> dict[str, Any]:
+def arguments(
+    function: RewardFunction, group: Sequence[Attempt], log_metric: LogMetric = lambda name, value: None
+) -> dict[str, Any]:
     """Make the keyword arguments: everything for a function with ``**columns``, else only what it names.
 
     Lists are new for every call, so that a reward that changes its arguments cannot reach the next one.
@@ -99,6 +120,7 @@ def arguments(function: RewardFunction, group: Sequence[Attempt]) -> dict[str, A
         "completion_logprobs": [list(a.completion_logprobs) for a in group],
         "group_id": group[0].group_id if group else "",
         "step": group[0].step if group else 0,
+        "log_metric": log_metric,
     }
     bound = function.keywords if isinstance(function, functools.partial) else {}
     parameters = inspect.signature(function).parameters.values()

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from rewards import choice, code, confidence, exact, length, math_answer, model, repetition, vote
+from rewards import choice, code, confidence, exact, judge, length, math_answer, model, repetition, verifier, vote
 from rewards import format as format_reward
 from rewards.types import RewardError, RewardFunction
 
@@ -50,6 +50,8 @@ LOADERS: dict[str, Callable[[Any], RewardFunction]] = {
     "confidence": confidence.load,
     "code": code.load,
     "model": model.load,
+    "judge": judge.load,
+    "verifier": verifier.load,
     "function": import_function,
 }
 """Every reward type, and what turns its config into a function."""

@@ -4,6 +4,7 @@ group -> every lane (workers that can be killed) -> marks of all rewards -> comb
 """
 
 import math
+import statistics
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ class Scorer:
         self._lock = threading.Lock()
         self._is_closed = False
         self._counts: Counter[Cause] = Counter()
+        self._logged: dict[str, list[float]] = {}
         self._window: deque[list[Score]] = deque(maxlen=scoring.window_groups)
         self._lanes = [Lane(alike, scoring) for alike in in_lanes(rewards)]
         try:
@@ -76,6 +78,12 @@ class Scorer:
         """How many attempts ended with each cause, since the start."""
         with self._lock:
             return dict(self._counts)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return the mean of what rewards have logged since the last call, by `reward/NAME/METRIC`."""
+        with self._lock:
+            logged, self._logged = self._logged, {}
+        return {f"reward/{name}": statistics.fmean(values) for name, values in logged.items()}
 
     def check_budget(self) -> None:
         """Raise RewardError when too many attempts of the last ``window_groups`` could not be scored.
@@ -126,6 +134,8 @@ class Scorer:
         with self._lock:
             self._counts.update(score.cause for score in scores)
             self._window.append(scores)
+            for name, values in ((name, values) for graded in parts for name, values in graded.metrics.items()):
+                self._logged.setdefault(name, []).extend(values)
         return scores
 
 

@@ -26,9 +26,10 @@ Example::
         return [1.0 if "[1]" in turns[-1]["content"] else 0.0 for turns in completions]
 
 It is always called with one whole prompt group, by keyword. ``columns`` holds the data set's own columns, one value an
-attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``group_id`` and
-``step``. ``None`` means "this reward does not apply here", NaN "this attempt could not be scored". The function runs
-in a worker process, is imported there once, may be a coroutine function, and may be killed at its deadline.
+attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``group_id``, ``step``
+and ``log_metric(name, value)``, whose values are averaged over a step. ``None`` means "this reward does not apply
+here", NaN "this attempt could not be scored". The function runs in a worker process, is imported there once, may be a
+coroutine function, and may be killed at its deadline.
 """
 
 
@@ -71,6 +72,8 @@ class Graded:
     """Reward name -> [G]."""
     seconds: float
     """Wall time that they took."""
+    metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What they logged by the way: `reward/metric` -> values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,10 @@ class GroupScorer(Protocol):
         """Groups that no worker has taken up yet."""
         ...
 
+    def take_metrics(self) -> dict[str, float]:
+        """Return the mean of what rewards have logged since the last call."""
+        ...
+
 
 class Collector:
     """Turns prompts into scored groups, all completions of a call by one version of the policy.
@@ -93,8 +97,12 @@ class Collector:
         return [self._group(prompt, completions[at], scores[at]) for at, prompt in enumerate(prompts)]
 
     def take_metrics(self) -> dict[str, float]:
-        """Return how long rewards were waited for since the last call, once all answers were there."""
-        metrics = {"reward/wait_s": self._waited_s, "reward/queue_groups_max": float(self._longest_queue)}
+        """Return what rewards logged since the last call, and how long they were waited for once all answers came."""
+        metrics = {
+            **self._scorer.take_metrics(),
+            "reward/wait_s": self._waited_s,
+            "reward/queue_groups_max": float(self._longest_queue),
+        }
         self._waited_s, self._longest_queue = 0.0, 0
         return metrics
 

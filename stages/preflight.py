@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
-from rewards.config import FunctionRewardConfig, RewardConfig, ScoringConfig
+from rewards.config import AskingConfig, FunctionRewardConfig, RewardConfig, ScoringConfig
 from rewards.gold import GoldCheck
 from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
@@ -58,6 +58,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
         try:
             if isinstance(stage, AnsweringStageConfig):
                 stage.check_rewards()
+                yield from _about_servers(name, stage)
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:
@@ -104,6 +105,8 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     for name, stage in stages.items():
         if isinstance(stage, AnsweringStageConfig):
             for reward in stage.scored_by():
+                if reward.starts_server:
+                    continue
                 identity = reward.model_dump_json(exclude={"weight"})
                 trials[identity] = trials.get(identity) or GoldTrial(reward, stage.scoring)
                 trials[identity].stages[name] = stage
@@ -195,6 +198,16 @@ def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> 
     if is_local or not HUB_ID.fullmatch(path):
         return f"stage {name!r}: {path!r} is no data set; a file of rows is JSONL and ends in .jsonl"
     return f"note: stage {name!r}: {path} is taken for a data set on the Hub; its rows are checked when the stage loads"
+
+
+def _about_servers(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
+    """Say which rewards are not tried, since they serve a model, and which of these could not."""
+    for reward in stage.scored_by():
+        if isinstance(reward, AskingConfig) and reward.starts_server:
+            if Path(reward.model).is_dir() or HUB_ID.fullmatch(reward.model):
+                yield f"note: stage {name!r}: reward {reward.label!r} is first tried when its server starts, in the run"
+            else:
+                yield f"stage {name!r}: reward {reward.label!r}: model {reward.model!r} is no folder, nor a Hub id"
 
 
 def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:

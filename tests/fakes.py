@@ -88,6 +88,9 @@ class FakeScorer:
 
     num_waiting = 0
 
+    def take_metrics(self):
+        return {}
+
     def check_budget(self) -> None:
         self.events.append("checked budget")
         if self.budget_error is not None:

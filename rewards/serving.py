@@ -1,0 +1,98 @@
+"""A vLLM server of our own, for the rewards that a language model gives. It ends with the worker that starts it."""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+from rewards.types import RewardError
+
+START_TIMEOUT_S = 600.0
+"""How long the server may take to load its model; the scorer's ``start_timeout_s`` is usually shorter."""
+POLL_S = 0.2
+PR_SET_PDEATHSIG = 1
+
+
+def serve(model: str, max_model_tokens: int) -> tuple[str, str]:
+    """Serve a model, a folder or a Hub id, on the loopback; return its base URL and key once it answers.
+
+    On the GPU where there is one. It belongs to this process's group, so that it is killed with this worker, and ends
+    by itself where that is killed alone. Raises RewardError where it does not start.
+    """
+    key = secrets.token_urlsafe()
+    port = _free_port()
+    arguments = {
+        "model": model,
+        "served-model-name": model,
+        "host": "127.0.0.1",
+        "port": str(port),
+        "max-model-len": str(max_model_tokens),
+        "generation-config": "vllm",
+        "uvicorn-log-level": "warning",
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--disable-log-stats"]
+    command += [f"--{name}={value}" for name, value in arguments.items()]
+    server = subprocess.Popen(
+        [*command, *_for_cpu(max_model_tokens)],
+        env=_environment(key),
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
+    )
+    end = time.monotonic() + START_TIMEOUT_S
+    while not _answers(port):
+        if server.poll() is not None:
+            raise RewardError(
+                f"the vLLM server for {model!r} ended with exit code {server.returncode} before it answered; what it "
+                "printed is in the stage's log"
+            )
+        if time.monotonic() > end:
+            server.kill()
+            raise RewardError(f"the vLLM server for {model!r} did not answer within {START_TIMEOUT_S:.0f} s")
+        time.sleep(POLL_S)
+    return f"http://127.0.0.1:{port}/v1", key
+
+
+def _end_with_parent() -> None:
+    """Have Linux ask this process to end when its parent does; asked, the server ends its engine too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    health = f"http://127.0.0.1:{port}/health"
+    with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5) as told:
+        return bool(told.status == 200)
+    return False
+
+
+def _for_cpu(max_model_tokens: int) -> list[str]:
+    """Return what vLLM needs without a GPU; with chunks of a prompt its engine dies there of seeded sampling."""
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    tokens = max(8192, max_model_tokens)
+    return ["--enforce-eager", "--no-enable-chunked-prefill", f"--max-num-batched-tokens={tokens}"]
+
+
+def _environment(key: str) -> dict[str, str]:
+    defaults = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    return {**defaults, **os.environ, "VLLM_API_KEY": key}

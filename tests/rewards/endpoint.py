@@ -1,0 +1,84 @@
+"""An OpenAI-compatible endpoint on the loopback that replies as a test says."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Refuse(Exception):
+    """Makes the endpoint answer with an HTTP status instead of a reply."""
+
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+class Endpoint:
+    """What was asked, and how many at once."""
+
+    def __init__(self, reply: Callable[[str], str]):
+        self.reply = reply
+        self.requests: list[dict] = []
+        self.busy = 0
+        self.busiest = 0
+        self.lock = threading.Lock()
+        self.url = ""
+
+    @property
+    def texts(self):
+        return [request["messages"][0]["content"] for request in self.requests]
+
+
+@contextmanager
+def endpoint(reply: Callable[[str], str]):
+    """Serve; ``reply`` turns the request's text into the reply's, or raises Refuse."""
+    state = Endpoint(reply)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with state.lock:
+                state.requests.append(request)
+                state.busy += 1
+                state.busiest = max(state.busiest, state.busy)
+            try:
+                text = state.reply(request["messages"][0]["content"])
+                status, body = (
+                    200,
+                    {
+                        "id": "1",
+                        "object": "chat.completion",
+                        "created": int(time.time()),
+                        "model": request["model"],
+                        "choices": [
+                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                        ],
+                        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+                    },
+                )
+            except Refuse as refusal:
+                status, body = refusal.status, {"error": {"message": "not now", "type": "refused"}}
+            finally:
+                with state.lock:
+                    state.busy -= 1
+            payload = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()

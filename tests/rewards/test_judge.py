@@ -1,0 +1,246 @@
+"""Rewards that ask a language model, against an endpoint that misbehaves."""
+
+import asyncio
+import math
+import re
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from rewards.chat import filled
+from rewards.config import ExactRewardConfig, JudgeRewardConfig, PriceConfig, ScoringConfig, VerifierRewardConfig
+from rewards.grading import grade_at_once, load
+from rewards.judge import opponents, scaled, verdict
+from rewards.registry import build
+from rewards.scorer import Scorer
+from rewards.verifier import training_row
+from tests.rewards.attempts import group
+from tests.rewards.endpoint import Refuse, endpoint
+
+
+def shown(text, tag="answer"):
+    """What a request shows in this element."""
+    return re.search(rf"<{tag}>\n(.*?)\n</{tag.split()[0]}", text, re.DOTALL)[1]
+
+
+def marks_by_length(text):
+    return f"So long. [[{len(shown(text))}]]"
+
+
+def longer_wins(text):
+    first, second = len(shown(text, "answer A")), len(shown(text, "answer B"))
+    return "[[C]]" if first == second else "[[A]]" if first > second else "[[B]]"
+
+
+def judged(config, *texts, **columns):
+    """Marks and logged metrics of one group, as a worker makes them."""
+    graded = asyncio.run(grade_at_once(load([config]), group(*texts, **columns)))
+    return graded.marks[config.label], {name: values[0] for name, values in graded.metrics.items()}
+
+
+def values(marks):
+    return [mark.value for mark in marks]
+
+
+def test_pointwise_marks_are_scaled_from_worst_to_best():
+    with endpoint(marks_by_length) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url, rubric="Longer is better.", lowest=0, highest=4)
+        scores, metrics = judged(config, "a", "aaaa", "aa{answer}aaaaaa")
+    assert values(scores[:2]) == [0.25, 1.0]
+    assert (scores[2].cause, scores[2].value) == ("malformed", None)  # 16 is off the scale
+    assert "Longer is better." in served.texts[0]
+    assert "from 0 (worst) to 4 (best)" in served.texts[0]
+    assert any("aa{answer}aaaaaa" in text for text in served.texts)
+    assert metrics["judge/requests"] == 3
+    assert {request["model"] for request in served.requests} == {"m"}
+
+
+def test_a_reference_is_shown_where_there_is_one():
+    with endpoint(marks_by_length) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url, reference_column="gold", highest=9)
+        judged(config, "aaa", gold="the true one")
+        judged(config, "aaa", gold="")
+    assert "<reference answer>\nthe true one\n</reference answer>" in served.texts[0]
+    assert "reference" not in served.texts[1]
+
+
+def test_pairs_are_shown_in_both_orders_and_wins_are_shared():
+    with endpoint(longer_wins) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url, compare="pairwise")
+        scores, metrics = judged(config, "a", "aaa", "aa", "aa")
+    assert values(scores) == [0.0, 1.0, 0.5, 0.5]
+    assert (len(served.requests), metrics["judge/requests"], metrics["judge/cached"]) == (6, 10, 4)  # there are twins
+
+
+def test_a_judge_that_likes_the_first_place_says_nothing():
+    with endpoint(lambda text: "[[A]]") as served:
+        fair = JudgeRewardConfig(model="m", base_url=served.url, compare="pairwise")
+        assert values(judged(fair, "a", "b", "c")[0]) == [0.5, 0.5, 0.5]
+        biased = fair.model_copy(update={"swap": False})
+        assert values(judged(biased, "a", "b", "c")[0]) == [1.0, 0.5, 0.0]
+
+
+def test_refused_requests_are_tried_again():
+    refusals = iter([429, 500, 503])
+
+    def reply(text):
+        for status in refusals:
+            raise Refuse(status)
+        return "[[10]]"
+
+    with endpoint(reply) as served:
+        scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url), "a")
+    assert values(scores) == [1.0]
+    assert len(served.requests) == 4
+
+
+def test_one_request_that_keeps_failing_fails_its_attempt_alone():
+    def reply(text):
+        if shown(text) == "bad":
+            raise Refuse(400)
+        return "[[10]]"
+
+    with endpoint(reply) as served:
+        scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url), "good", "bad", "fine")
+    assert [score.cause for score in scores] == ["ok", "malformed", "ok"]
+
+
+def test_an_endpoint_that_is_not_there_says_so():
+    config = JudgeRewardConfig(model="m", base_url="http://127.0.0.1:9/v1", max_retries=1)
+    scores, _ = judged(config, "a", "b")
+    assert [score.cause for score in scores] == ["error", "error"]
+    assert "Connection error" in scores[0].detail
+
+
+def test_replies_that_come_late_are_done_without():
+    def reply(text):
+        if shown(text) == "slow":
+            time.sleep(5)
+        return "[[10]]"
+
+    with endpoint(reply) as served:
+        start = time.monotonic()
+        scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url, seconds=1.0), "quick", "slow")
+        assert [score.cause for score in scores] == ["ok", "malformed"]
+        scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url, seconds=1.0), "slow")
+        assert scores[0].cause == "error"
+        assert "no reply within 1 s" in scores[0].detail
+    assert time.monotonic() - start < 20
+
+
+def test_many_groups_are_asked_about_at_once_but_no_more_than_may_be():
+    def reply(text):
+        time.sleep(0.2)
+        return "[[5]]"
+
+    with endpoint(reply) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url, parallel=6, concurrency=4)
+        with Scorer([config], ScoringConfig()) as scorer:
+            futures = [scorer.submit(group(f"{n}a", f"{n}b", f"{n}c")) for n in range(8)]
+            assert all(score.cause == "ok" for future in futures for score in future.result(30))
+            assert scorer.take_metrics()["reward/judge/requests"] == 3
+    assert 4 <= served.busiest <= 6
+
+
+def test_the_cache_answers_the_same_request_and_outlives_the_worker(tmp_path):
+    price = PriceConfig(prompt=2.0, completion=10.0)
+    file = str(tmp_path / "cache" / "judge.sqlite")
+    with endpoint(lambda text: "[[10]]") as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url, cache=file, price=price)
+        _, first = judged(config, "a", "b")
+        scores, second = judged(config, "a", "b")
+        other, _ = judged(config.model_copy(update={"rubric": "Another."}), "a")
+    assert len(served.requests) == 3
+    assert values(scores) == [1.0, 1.0]
+    assert values(other) == [1.0]
+    cost = (100 * 2.0 + 10 * 10.0) / 1e6
+    assert first["judge/cost_usd"] == pytest.approx(2 * cost)
+    assert (first["judge/prompt_tokens"], first["judge/completion_tokens"]) == (200, 20)
+    assert (second["judge/cached"], second["judge/cost_usd"]) == (2, 0)
+    assert second["judge/spent_usd"] == pytest.approx(2 * cost)
+
+
+def test_the_key_comes_from_the_environment_and_further_fields_go_along(monkeypatch):
+    monkeypatch.setenv("THEIR_KEY", "secret")
+    with endpoint(lambda text: "[[10]]") as served:
+        config = JudgeRewardConfig(
+            model="m", base_url=served.url, api_key_variable="THEIR_KEY", request={"top_p": 0.5}, max_tokens=7
+        )
+        judged(config, "a")
+    assert (served.requests[0]["top_p"], served.requests[0]["max_tokens"]) == (0.5, 7)
+
+
+def test_the_verifiers_verdicts_are_averaged():
+    seen = []
+
+    def reply(text):
+        seen.append(text)
+        if shown(text) == "maybe":
+            return rf"Hm. \boxed{{{'correct' if len([t for t in seen if t == text]) % 2 else 'incorrect'}}}"
+        return {
+            "right": r"\boxed{Correct}",
+            "wrong": r"So \boxed{incorrect}",
+            "odd": "no box",
+            "ill": r"\boxed{so-so}",
+        }[shown(text)]
+
+    with endpoint(reply) as served:
+        one = VerifierRewardConfig(model="v", base_url=served.url)
+        scores, _ = judged(one, "right", "wrong", "odd", "ill")
+        assert [score.value for score in scores] == [1.0, 0.0, None, None]
+        two = VerifierRewardConfig(model="v", base_url=served.url, num_samples=2, temperature=1.0)
+        scores, metrics = judged(two, "maybe", "right")
+        assert values(scores) == [0.5, 1.0]
+    assert metrics["verifier/requests"] == 4
+    assert {request.get("seed") for request in served.requests} == {None, 0, 1}
+
+
+def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
+    with endpoint(lambda text: r"\boxed{correct}") as served:
+        judged(VerifierRewardConfig(model="v", base_url=served.url), "42")
+    row = training_row([{"role": "user", "content": "?"}], "42", is_right=False)
+    assert row["prompt"][0]["content"] == served.texts[0]
+    exact = build(ExactRewardConfig())
+    replies = [[{"role": "assistant", "content": rf"I see. \boxed{{{word}}}"}] for word in ("incorrect", "correct")]
+    assert exact(prompts=[None] * 2, completions=replies, answer=[row["answer"]] * 2) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "mark"), [("[[1]]", 0.0), ("[[10]]", 1.0), ("[[3]], no: [[ 5.5 ]]", 0.5), ("[[11]]", None), ("7", None)]
+)
+def test_the_last_mark_in_double_brackets_counts(reply, mark):
+    found = scaled(reply, 1, 10)
+    assert math.isnan(found) if mark is None else found == mark
+
+
+def test_opponents_meet_round_about_and_nobody_twice():
+    assert opponents(2, 3) == [(0, 1)]
+    assert len(opponents(4, 3)) == 6
+    pairs = opponents(8, 2)
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs) == 16
+    assert all(sum(at in pair for pair in pairs) == 4 for at in range(8))
+    assert verdict("[[A]] or rather [[b]]") == "b"
+
+
+def test_parts_are_put_in_once_whatever_they_hold():
+    assert filled("{a} {b} {c} {{a}}", a="{b}", b="{a}") == "{b} {a} {c} {{b}}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"template": "no place for it"},
+        {"compare": "pairwise", "template": "{first} alone"},
+        {"lowest": 5, "highest": 5},
+        {"base_url": "127.0.0.1:8000"},
+    ],
+)
+def test_a_judge_that_cannot_work_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        JudgeRewardConfig(**{"model": "m", **wrong})
+
+
+def test_samples_of_a_verifier_need_a_temperature():
+    with pytest.raises(ValidationError, match="at temperature 0"):
+        VerifierRewardConfig(model="v", num_samples=2)

@@ -1,0 +1,55 @@
+"""A reward with a vLLM server of its own: it answers, and nothing of it is left."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from rewards.config import ScoringConfig, VerifierRewardConfig
+from rewards.process import RewardProcess
+from rewards.types import RewardError
+from tests.models import write_tiny_model
+from tests.rewards.attempts import group
+
+pytestmark = pytest.mark.real
+SCORING = ScoringConfig(deadline_s=60, start_timeout_s=180)
+
+
+def gone(processes, deadline_s):
+    _, alive = psutil.wait_procs(processes, timeout=deadline_s)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_server_of_our_own_answers_and_ends_with_its_worker(tmp_path):
+    model = write_tiny_model(tmp_path / "verifier")
+    config = VerifierRewardConfig(
+        model=str(model), max_model_tokens=256, max_tokens=8, num_samples=2, temperature=1.0, seconds=50
+    )
+    worker = RewardProcess([config], SCORING, concurrency=4)
+    try:
+        worker.wait_ready(SCORING.start_timeout_s)
+        started = psutil.Process(worker.pid).children(recursive=True)
+        assert len(started) >= 2  # the server and its engine
+        graded = worker.score(group("42", "17"), SCORING.deadline_s)
+        assert graded.metrics["verifier/requests"] == [4]
+        assert graded.metrics["verifier/completion_tokens"][0] >= 4
+        assert {mark.cause for mark in graded.marks["verifier"]} <= {"ok", "malformed"}  # it babbles
+        os.kill(worker.pid, signal.SIGKILL)  # alone, as the kernel would
+        assert gone(started, 30)
+    finally:
+        worker.kill()
+
+
+def test_a_server_that_cannot_start_says_so(tmp_path):
+    (tmp_path / "empty").mkdir()
+    config = VerifierRewardConfig(model=str(tmp_path / "empty"), max_model_tokens=256)
+    worker = RewardProcess([config], SCORING)
+    start = time.monotonic()
+    try:
+        with pytest.raises(RewardError, match="ended with exit code 1 before it answered"):
+            worker.wait_ready(SCORING.start_timeout_s)
+    finally:
+        worker.kill()
+    assert time.monotonic() - start < SCORING.start_timeout_s
