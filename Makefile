@@ -52,8 +52,8 @@ types: setup ## mypy, strict
 test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
 	$(BIN)/pytest -n auto -m "not real" && $(BIN)/pytest -m real
 
-test-fast: setup ## the tests without Ray and vLLM; under a minute
-	$(BIN)/pytest -n auto -m "not real"
+test-fast: setup ## the tests without Ray, vLLM and killed workers; under a minute
+	$(BIN)/pytest -n auto -m "not real and not processes"
 
 bench-rewards: setup ## the math reward's speed, beside math-verify's
 	$(BIN)/python -m benchmarks.rewards

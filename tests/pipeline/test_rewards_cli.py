@@ -13,6 +13,8 @@ from rollout.types import Prompt, Rollout, RolloutGroup
 from stages.offline import compare
 from tests.fakes import completion
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 
 

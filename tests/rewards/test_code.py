@@ -12,6 +12,8 @@ from rewards.scorer import Scorer
 from rewards.types import RewardError
 from tests.rewards.attempts import group
 
+pytestmark = pytest.mark.processes
+
 RIGHT = "def double(x):\n    return 2 * x"
 ASSERTS = ["assert double(1) == 2", "assert double(-3) == -6", "assert double(0) == 0", "assert double('a') == 'aa'"]
 SUMS = [{"input": "1 2\n", "output": "3"}, {"input": "5 -5\n", "output": "0\n"}]

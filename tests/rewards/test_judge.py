@@ -18,6 +18,8 @@ from rewards.verifier import training_row
 from tests.rewards.attempts import group
 from tests.rewards.endpoint import Refuse, endpoint
 
+pytestmark = pytest.mark.processes
+
 
 def shown(text, tag="answer"):
     """What a request shows in this element."""

@@ -13,6 +13,8 @@ from rewards.types import RewardError
 from tests.models import SIZES, TEXTS
 from tests.rewards.attempts import group
 
+pytestmark = pytest.mark.processes
+
 ANSWERS = ["3 4 5", "6", "3 4 5 6 7 8 9 3 4 5 6 7 8 9", "apples"]
 
 

@@ -12,13 +12,15 @@ import pytest
 from rewards.sandbox import Limits, Sandbox, SandboxError, Trial
 
 LIMITS = Limits(
-    seconds=6.0,
-    seconds_a_trial=2.0,
+    seconds=3.0,
+    seconds_a_trial=1.0,
     memory_bytes=256 << 20,
     processes=16,
     output_bytes=1 << 16,
     disk_bytes=4 << 20,
 )
+
+pytestmark = pytest.mark.processes
 
 
 def jail():

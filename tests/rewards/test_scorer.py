@@ -16,6 +16,8 @@ from rewards.scorer import Scorer
 from rewards.types import RewardError
 from tests.rewards.attempts import group
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
