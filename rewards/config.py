@@ -338,6 +338,8 @@ class FunctionRewardConfig(RewardConfigBase):
     """`module:function`, importable from the folder in which the run was started."""
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """Further keyword arguments, passed at every call."""
+    factory: bool = False
+    """Whether what is imported makes the reward, called once with ``kwargs``, as TRL's `get_...` functions do."""
 
     @field_validator("import_path")
     @classmethod
@@ -441,8 +443,40 @@ class ConstrainedConfig(_Combination):
         return list(self.thresholds)
 
 
+class HypervolumeGuidedConfig(_Combination):
+    """The weighted sum; steps that widen the front of what the rewards reach together teach more than others."""
+
+    type: Literal["hypervolume_guided"] = "hypervolume_guided"
+    every_steps: int = Field(default=10, ge=1)
+    """Steps whose mean rewards make a point of the front."""
+    floors: dict[str, float] = {}
+    """Reward -> value from which on it counts as reached; 0 where none is given."""
+
+    def named(self) -> list[str]:
+        """Rewards with a floor."""
+        return list(self.floors)
+
+
+class GradientGuidedConfig(_Combination):
+    """The weighted sum, with more weight for rewards whose gradients serve the others too.
+
+    Every so many steps there is one more backward pass for each reward, and memory for its gradient.
+    """
+
+    type: Literal["gradient_guided"] = "gradient_guided"
+    every_steps: int = Field(default=10, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0)
+    """Of the factors' logarithms, for gradients that point the same way."""
+
+
 CombineConfig = Annotated[
-    WeightedSumConfig | NormalizedSumConfig | GatedConfig | ConstrainedConfig, Discriminator("type")
+    WeightedSumConfig
+    | NormalizedSumConfig
+    | GatedConfig
+    | ConstrainedConfig
+    | HypervolumeGuidedConfig
+    | GradientGuidedConfig,
+    Discriminator("type"),
 ]
 
 

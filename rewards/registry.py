@@ -24,17 +24,28 @@ def import_function(config: "FunctionRewardConfig") -> RewardFunction:
             f"reward {config.import_path!r} cannot be imported: {type(error).__name__}: {error}. An import "
             "path is 'module:function'; the module is installed, or lies in the folder of the command"
         ) from error
+    if config.factory:
+        try:
+            function = function(**config.kwargs)
+        except Exception as error:
+            raise RewardError(
+                f"reward {config.import_path!r}, as a factory, was called with kwargs {sorted(config.kwargs)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
     if not callable(function) or inspect.isclass(function):
         raise RewardError(
             f"reward {config.import_path!r} is {function!r}, which is no reward; it must be a "
             "function f(prompts, completions, **columns)"
         )
+    if config.factory:
+        return cast(RewardFunction, function)
     try:
         inspect.signature(function).bind_partial(**config.kwargs)
     except TypeError as error:
         raise RewardError(
             f"reward {config.import_path!r} is given kwargs {sorted(config.kwargs)}, and its signature is "
-            f"{inspect.signature(function)}: {error}. Mend `kwargs` or the function"
+            f"{inspect.signature(function)}: {error}. Mend `kwargs` or the function, or say factory: true if it "
+            "makes the reward"
         ) from error
     return cast(RewardFunction, functools.partial(function, **config.kwargs))
 

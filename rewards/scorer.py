@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from rewards import combine
+from rewards.combinations import Combination
 from rewards.config import RewardConfig, ScoringConfig, WeightedSumConfig
 from rewards.lane import Lane
 from rewards.registry import check_labels
@@ -29,7 +30,7 @@ class Scorer:
         self,
         rewards: Sequence[RewardConfig],
         scoring: ScoringConfig,
-        combination: combine.Combination | None = None,
+        combination: Combination | None = None,
     ) -> None:
         """Start the workers and wait until they have imported the rewards; RewardError where they cannot.
 

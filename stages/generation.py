@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rewards import combine
-from rewards.combine import Combination
+from rewards.combinations import Combination
 from rewards.scorer import Scorer
 from rollout.collector import Collector
 from rollout.config import SamplingConfig

@@ -5,7 +5,7 @@ Position t of a [B, T - 1] tensor speaks of token t + 1, as next-token predictio
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class TrainingBatch:
             longest = int(lengths_B[rows].max())
             yield TrainingBatch(**{f.name: _cut(getattr(self, f.name)[rows], f.name, longest) for f in fields(self)})
 
+    def scaled(self, factor: float) -> "TrainingBatch":
+        """Return the same batch with its advantages multiplied."""
+        return replace(self, advantages_B=factor * self.advantages_B)
+
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the same batch on a device."""
         return TrainingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -50,7 +54,21 @@ class TrainingBatch:
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:
     """Return the completions of all groups that have signal; None where none has."""
-    rows = [row for group in groups for row in _rows(group, config)]
+    return _batch([row for group in groups for row in _rows(group, _values(group), config)], config)
+
+
+def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict[str, TrainingBatch]:
+    """Return the batch that each reward alone would make, without its weight; not of rewards without signal."""
+    found = {}
+    for label in (reward.label for reward in config.rewards):
+        rows = [row for group in groups for row in _rows(group, _values(group, label), config)]
+        batch = _batch(rows, config)
+        if batch is not None:
+            found[label] = batch
+    return found
+
+
+def _batch(rows: "Sequence[_Row]", config: GRPOStage) -> TrainingBatch | None:
     if not rows:
         return None
     tokens_BT, attention_BT = pad_right([row.prompt + row.answer for row in rows])
@@ -85,8 +103,14 @@ class _Row:
     advantage: float
 
 
-def _rows(group: RolloutGroup, config: GRPOStage) -> Iterator[_Row]:
-    advantages_G = group_normalized([rollout.score.value for rollout in group.rollouts], config.advantage)
+def _values(group: RolloutGroup, label: str | None = None) -> list[float | None]:
+    """Return [G] values of the group, of all its rewards together or of one."""
+    scores = [rollout.score for rollout in group.rollouts]
+    return [score.value if label is None else score.parts.get(label) for score in scores]
+
+
+def _rows(group: RolloutGroup, values_G: Sequence[float | None], config: GRPOStage) -> Iterator[_Row]:
+    advantages_G = group_normalized(values_G, config.advantage)
     if advantages_G is None:
         return
     for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):

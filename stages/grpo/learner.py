@@ -3,7 +3,8 @@
 Shapes: B sequences, T tokens; see `stages.grpo.batch`.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ class Learner:
         self._optimizer.zero_grad()
         return {**totals, "train/grad_norm": float(norm), "train/learning_rate": learning_rate}
 
+    def gradient_products(self, batches: Mapping[str, TrainingBatch]) -> dict[tuple[str, str], float]:
+        """Return the inner products of the gradients that these batches would give, by pair, up to a common factor.
+
+        Nothing is learned. Keeps one gradient a batch in memory, KL left out.
+        """
+        gradients = {name: self._gradient(batch) for name, batch in batches.items()}
+        pairs = itertools.combinations_with_replacement(gradients, 2)
+        found = {
+            (a, b): float(sum((x * y).sum() for x, y in zip(gradients[a], gradients[b], strict=True))) for a, b in pairs
+        }
+        return found | {(b, a): product for (a, b), product in found.items()}
+
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs to go on as if nothing had happened."""
         self._accelerator.save_state(str(folder), safe_serialization=True)
@@ -105,6 +118,20 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         self._accelerator.load_state(str(folder))
+
+    def _gradient(self, batch: TrainingBatch) -> list[Tensor]:
+        """Return the gradient of the policy loss by trained parameter, scaled as the precision needs; leave none."""
+        for part in batch.micro_batches(self._config.micro_batch_size):
+            on_device = part.to(self._accelerator.device)
+            logprobs_BT = self._logprobs(self._model, on_device)
+            loss_BT = clipped_ratio(
+                logprobs_BT, on_device.engine_logprobs_BT, on_device.advantages_B, self._config.loss
+            )
+            self._accelerator.backward((loss_BT * on_device.weights_BT).sum())
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        gradient = [torch.zeros_like(p) if p.grad is None else p.grad.detach().float().clone() for p in trained]
+        self._optimizer.zero_grad()
+        return gradient
 
     def _loss(self, part: TrainingBatch) -> tuple[Tensor, dict[str, float]]:
         config = self._config

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from rewards import combine
-from rewards.combine import Combination
+from rewards.combinations import Combination
 from rollout.collector import Collector, part_means, summarize
 from rollout.prompts import PromptSource
 from rollout.records import write_groups
@@ -23,7 +23,7 @@ from stages import checkpoints
 from stages.base import StageContext, StageError, StageResult
 from stages.data.prompts import load_prompts
 from stages.generation import derive_seed, open_rollouts, probes
-from stages.grpo.batch import TrainingBatch, make_batch
+from stages.grpo.batch import TrainingBatch, batches_by_reward, make_batch
 from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
 from stages.models import load_policy, save_policy
@@ -54,7 +54,9 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 clock = Clock()
                 groups, batch = collect_with_signal(config, context, prompts, collector, step + 1)
                 clock.lap("generate_and_score")
-                learned = learner.update(batch)
+                if combination.wants_gradients(step + 1):
+                    combination.observe_gradients(learner.gradient_products(batches_by_reward(groups, config)))
+                learned = learner.update(batch.scaled(combination.scale()))
                 combination.observe(part_means(groups))
                 step += 1
                 clock.lap("learn")

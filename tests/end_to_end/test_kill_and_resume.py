@@ -53,7 +53,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 {"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None},
                 {"type": "length", "target": 6},
             ],
-            "combine": {"type": "constrained", "thresholds": {"length": 0.9}, "learning_rate": 0.5},
+            "combine": {"type": "gradient_guided", "every_steps": 2, "learning_rate": 0.5},
         },
     }  # fmt: skip
     engine = {"type": "transformers", "max_model_tokens": 64}
@@ -90,9 +90,9 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     for stage in ("sft", "odpo", "grpo"):
         assert same(weights(whole, stage), weights(run, stage)), stage
     assert prompts_by_step(run) == prompts_by_step(whole)
-    # the multiplier of the constraint went through the checkpoint with the rest
-    shares = [metrics(folder, "grpo")[8]["reward/length/share"] for folder in (run, whole)]
-    assert shares[0] == shares[1] != 0.5
+    # the factors of the rewards went through the checkpoint with the rest
+    factors = [metrics(folder, "grpo")[8]["reward/length/factor"] for folder in (run, whole)]
+    assert factors[0] == factors[1] != 1.0
     # 8 steps of 3 prompts from 40: no epoch ends, so none may come twice
     taken = [prompt for step in prompts_by_step(run).values() for prompt in step]
     assert len(taken) == len(set(taken)) == 24

@@ -1,6 +1,9 @@
 """Several rewards become one number: by hand, and by what must hold whatever the numbers are."""
 
+import itertools
+import json
 import math
+import random
 
 import pytest
 
@@ -10,10 +13,13 @@ from rewards.config import (
     FormatRewardConfig,
     FunctionRewardConfig,
     GatedConfig,
+    GradientGuidedConfig,
+    HypervolumeGuidedConfig,
     MathRewardConfig,
     NormalizedSumConfig,
     WeightedSumConfig,
 )
+from rewards.controllers import hypervolume, sigmoid, undominated
 from rewards.types import Graded, Mark, RewardError
 
 REWARDS = [
@@ -62,9 +68,9 @@ def test_multipliers_grow_below_the_threshold_and_shrink_above_it():
     combination = combine.build(config, REWARDS)
     assert combination.values([{"format": 1.0, "math": 1.0, "short": 0.0}]) == [0.5 * 0.5 + 0.5 * 2.0]
     combination.observe({"format": 0.0, "math": 1.0})  # l = -0.1 * (0 - 0.5)
-    assert combination.metrics()["reward/format/share"] == pytest.approx(combine.sigmoid(0.05))
+    assert combination.metrics()["reward/format/share"] == pytest.approx(sigmoid(0.05))
     combination.observe({"format": 1.0})  # momentum 0.9 * -0.5 + 0.5 = 0.05
-    assert combination.metrics()["reward/format/share"] == pytest.approx(combine.sigmoid(0.05 - 0.005))
+    assert combination.metrics()["reward/format/share"] == pytest.approx(sigmoid(0.05 - 0.005))
     other = combine.build(config, REWARDS)
     other.load_state_dict(combination.state_dict())
     combination.observe({"format": 0.2})
@@ -88,3 +94,69 @@ def test_what_could_not_be_scored_is_no_part_of_the_group():
 def test_a_combination_of_a_reward_that_is_not_there():
     with pytest.raises(RewardError, match="there is no reward 'formt'; there are 'format', 'math', 'short'"):
         combine.build(GatedConfig(gates={"formt": 1.0}), REWARDS)
+
+
+def test_the_volume_that_points_dominate_by_hand():
+    assert hypervolume([]) == 0
+    assert hypervolume([[2.0], [3.0]]) == 3.0
+    assert hypervolume([[1, 3], [2, 2], [3, 1]]) == 6.0
+    assert hypervolume([[1, 3], [1, 3], [0.5, 0.5], [-1, 9]]) == 3.0
+    assert hypervolume([[1, 1, 2], [2, 1, 1], [1, 2, 1]]) == 1 + 1 + 1 + 1
+
+
+def test_the_volume_in_four_dimensions_against_counting():
+    draw = random.Random(3)
+    points = [[draw.randint(1, 6) for _ in range(4)] for _ in range(12)]
+    cells = itertools.product(range(6), repeat=4)
+    inside = sum(any(all(c < p for c, p in zip(cell, point, strict=True)) for point in points) for cell in cells)
+    assert hypervolume(points) == inside == hypervolume(undominated(points))
+    assert undominated([[1, 2], [2, 1], [1, 1], [2, 1]]) == [[2, 1], [1, 2]]
+
+
+def test_steps_that_widen_the_front_teach_more():
+    pair = [MathRewardConfig(), FormatRewardConfig(weight=0.2)]
+    config = HypervolumeGuidedConfig(every_steps=2, floors={"math": 0.2})
+    guided = combine.build(config, pair)
+    assert guided.values([{"math": 1.0, "format": 0.5}]) == [1.1]
+    guided.observe({"math": 0.6, "format": 0.5})
+    assert guided.scale() == 1.0
+    guided.observe({"math": 0.8, "format": 0.5})  # the point is (0.7 - 0.2, 0.5)
+    assert guided.scale() == pytest.approx(0.5 + 1.5 * math.tanh(0.25))
+    other = combine.build(config, pair)
+    other.load_state_dict(json.loads(json.dumps(guided.state_dict())))
+    for one in (guided, other):
+        one.observe({"math": 0.5, "format": 0.5})
+        one.observe({"math": 0.5, "format": 0.5})  # dominated
+        assert one.scale() == 0.5
+    assert other.metrics() == guided.metrics()
+
+
+def test_a_penalty_is_better_the_smaller_it_is():
+    guided = combine.build(
+        HypervolumeGuidedConfig(every_steps=1, floors={"format": 1.0}), [FormatRewardConfig(weight=-1)]
+    )
+    guided.observe({"format": 0.25})
+    assert guided.metrics()["reward/front/volume"] == 0.75
+
+
+def test_rewards_that_serve_the_others_gain_weight():
+    config = GradientGuidedConfig(every_steps=5, learning_rate=0.5)
+    guided = combine.build(config, REWARDS)
+    assert [guided.wants_gradients(step) for step in (4, 5, 10)] == [False, True, True]
+    # in the plane: math = (2, 0), short = (-1, 0.5), the sum = (1, 0.5); format had no signal
+    products = {("math", "math"): 4.0, ("short", "short"): 1.25, ("math", "short"): -2.0, ("short", "math"): -2.0}
+    guided.observe_gradients(products)
+    to_sum = {"math": 2.0 / (2 * math.sqrt(1.25)), "short": (-1 + 0.25) / 1.25}
+    raw = {"format": 1.0, **{label: math.exp(0.5 * cosine) for label, cosine in to_sum.items()}}
+    mean = sum(raw.values()) / 3
+    factors = {label: guided.metrics()[f"reward/{label}/factor"] for label in raw}
+    assert factors == pytest.approx({label: factor / mean for label, factor in raw.items()})
+    assert factors["math"] > factors["format"] > factors["short"]
+    assert guided.values([{"format": 0.0, "math": 1.0, "short": 1.0}]) == pytest.approx(
+        [2.0 * factors["math"] + factors["short"]]
+    )
+    other = combine.build(config, REWARDS)
+    other.load_state_dict(json.loads(json.dumps(guided.state_dict())))
+    assert other.metrics() == guided.metrics()
+    guided.observe_gradients({("math", "math"): 0.0})  # nobody points anywhere
+    assert other.metrics() == pytest.approx(guided.metrics())

@@ -325,3 +325,37 @@ def test_importing_the_scorer_imports_nothing_heavy():
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_all_of_trl_s_rewards_run_unchanged():
+    gold = "<think>\n3 and 4\n</think>\n\\boxed{7}"
+    attempts = [replace(one, completion_ids=(1,) * 12) for one in group(gold, "\\boxed{8} 8 8 8", solution="$7$")]
+    made = {
+        "get_cosine_scaled_reward": {"max_len": 16},
+        "get_repetition_penalty_reward": {"ngram_size": 2, "max_penalty": -1.0},
+        "get_soft_overlong_punishment": {"max_completion_len": 16, "soft_punish_cache": 8},
+    }
+    rewards = [
+        FunctionRewardConfig(import_path=f"trl.rewards:{name}", kwargs=kwargs, factory=True)
+        for name, kwargs in made.items()
+    ]
+    plain = ["accuracy_reward", "reasoning_accuracy_reward", "think_format_reward"]
+    rewards += [FunctionRewardConfig(import_path=f"trl.rewards:{name}") for name in plain]
+    with scorer(*rewards, deadline_s=20.0, max_cpu_s=20.0) as runtime:
+        first, second = runtime.submit(attempts).result(60)
+    assert (first.cause, second.cause) == ("ok", "ok"), first.detail
+    assert first.parts["accuracy_reward"] == first.parts["reasoning_accuracy_reward"] == 1.0
+    assert first.parts["think_format_reward"] == 1.0
+    assert first.parts["get_soft_overlong_punishment"] == -0.5  # 12 tokens, 4 into the last 8 of 16
+    assert first.parts["get_cosine_scaled_reward"] > second.parts["get_cosine_scaled_reward"]
+    assert second.parts["get_repetition_penalty_reward"] < 0
+
+
+def test_a_factory_that_cannot_make_a_reward_says_why():
+    wrong = FunctionRewardConfig(
+        import_path="trl.rewards:get_soft_overlong_punishment", kwargs={"max": 1}, factory=True
+    )
+    with pytest.raises(RewardError, match=r"as a factory, was called with kwargs \['max'\]: TypeError"):
+        scorer(wrong)
+    with pytest.raises(RewardError, match="factory: true"):
+        scorer(wrong.model_copy(update={"factory": False}))

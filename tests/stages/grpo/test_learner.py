@@ -1,6 +1,7 @@
 """The learner against TRL's GRPOTrainer, against itself, and against plain arithmetic."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from stages.base import RunFacts, StageError
-from stages.grpo.batch import TrainingBatch, make_batch
+from stages.grpo.batch import TrainingBatch, batches_by_reward, make_batch
 from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
 from stages.grpo.losses import clipped_ratio, k3
@@ -270,3 +271,54 @@ def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> N
     other.update(batch)
     theirs = dict(other.policy.model.named_parameters())
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in one.policy.model.named_parameters())
+
+
+def marked(marks: dict[str, list[float]]) -> list[Any]:
+    """Return groups whose answers bear these marks of each reward, whatever their value."""
+    found = []
+    for one in random_groups():
+        rollouts = [
+            replace(rollout, score=replace(rollout.score, parts={label: row[at] for label, row in marks.items()}))
+            for at, rollout in enumerate(one.rollouts)
+        ]
+        found.append(replace(one, rollouts=tuple(rollouts)))
+    return found
+
+
+def test_gradient_products_are_those_of_each_reward_alone_and_nothing_is_learned() -> None:
+    rewards = [{"type": "math"}, {"type": "format"}, {"type": "length", "limit": 9}]
+    config = stage(rewards=rewards, micro_batch_size=5)
+    groups = marked({"math": [1, 0, 0, 1], "format": [0, 1, 1, 0], "length": [0.5] * 4})
+    model = tiny_model("qwen3", vocab_size=VOCAB)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    batches = batches_by_reward(groups, config)
+    assert set(batches) == {"math", "format"}  # no group differs in length
+    products = learner_of(model, config).gradient_products(batches)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    alone = {}
+    for label in batches:
+        values = [[rollout.score.parts[label] for rollout in one.rollouts] for one in groups]
+        own = [
+            replace(
+                one,
+                rollouts=tuple(
+                    replace(rollout, score=replace(rollout.score, value=value))
+                    for rollout, value in zip(one.rollouts, row, strict=True)
+                ),
+            )
+            for one, row in zip(groups, values, strict=True)
+        ]
+        _, found = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), config, own)
+        alone[label] = torch.cat([gradient.flatten() for gradient in found.values()])
+    for (a, b), product in products.items():
+        assert product == pytest.approx(float(alone[a] @ alone[b]), rel=1e-4)
+    assert products["math", "format"] == products["format", "math"] < 0
+    assert products["math", "math"] > 0
+
+
+def test_a_scaled_batch_scales_the_gradient() -> None:
+    batch = make_batch(random_groups(), stage())
+    assert batch is not None
+    torch.testing.assert_close(batch.scaled(0.5).advantages_B, 0.5 * batch.advantages_B)
+    assert batch.scaled(0.5).tokens_BT is batch.tokens_BT
