@@ -7,25 +7,32 @@ the code runs: leaving early does not pass them, but code written to deceive the
 the policy has learned to.
 """
 
+import ast
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards.config import ANALYSIS_GRACE_S
 from rewards.sandbox import Limits, Outcome, Sandbox, Trial
 from rewards.types import RewardError, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import CodeRewardConfig
 
-RUFF_TIMEOUT_S = 10.0
-_BLOCK = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+LANGUAGES = ("", "python", "python3", "py")
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+#-]*)[^`]*")
 
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of its parsers in one place for all threads, and fails where they meet."""
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
 Test = Trial | tuple[Trial, str]
 """A trial that must reach its end, or one with the output that it must print."""
 
@@ -35,7 +42,7 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
 
     The program is the last fenced block of Python, or the whole text where there is none. ``parses`` is what it gets
     for parsing, ``runs`` for running without an error by itself (a whole program: on the first input), the rest is
-    shared out by tests passed. Findings of static analysis are deducted, up to ``most_deducted``.
+    shared out by tests passed. Findings of static analysis are deducted: ``most_deducted`` at most, not below 0.0.
     """
     sandbox = Sandbox(
         config.sandbox,
@@ -57,15 +64,29 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
         programs = [last_program(turns[-1]["content"]) for turns in completions]
         rows = [{name: values[at] for name, values in columns.items()} for at in range(len(programs))]
         with ThreadPoolExecutor(config.parallel) as pool:
-            return list(pool.map(partial(_mark, config, sandbox), programs, rows))
+            return list(pool.map(functools.partial(_mark, config, sandbox), programs, rows))
 
     return code
 
 
 def last_program(text: str) -> str:
-    """Return the last fenced block of Python, or the text itself where there is none."""
-    blocks = _BLOCK.findall(text)
-    return str(blocks[-1]) if blocks else text
+    """Return the last fenced block of Python or of no named language, or the text itself where there is none."""
+    programs = [code for language, code in fenced_blocks(text) if language in LANGUAGES]
+    return programs[-1] if programs else text
+
+
+def fenced_blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Yield language and content of each block between fences of Markdown; one that is never closed is none."""
+    fence, language, lines = "", "", list[str]()
+    for line in text.replace("\r\n", "\n").split("\n"):
+        mark = _FENCE.fullmatch(line)
+        if not fence and mark:
+            fence, language, lines = mark[1], mark[2].lower(), []
+        elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+            yield language, textwrap.dedent("\n".join([*lines, ""]))
+            fence = ""
+        elif fence:
+            lines.append(line)
 
 
 def _mark(config: "CodeRewardConfig", sandbox: Sandbox, program: str, row: Mapping[str, Any]) -> float:
@@ -81,7 +102,7 @@ def _mark(config: "CodeRewardConfig", sandbox: Sandbox, program: str, row: Mappi
     share = sum(passed) / len(passed)
     by_tests = float(all(passed)) if config.all_or_nothing else share
     value = config.parses + config.runs * (ran[0].how == "ended") + (1 - config.parses - config.runs) * by_tests
-    return value - (deduction(config, program) if config.deduct else 0.0)
+    return max(0.0, value - (deduction(config, program) if config.deduct else 0.0))
 
 
 def is_passed(test: Test, outcome: Outcome) -> bool:
@@ -92,8 +113,11 @@ def is_passed(test: Test, outcome: Outcome) -> bool:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines without spaces at their ends, nor empty lines at the text's."""
-    return [line.rstrip() for line in text.strip().splitlines()]
+    """Return the lines without spaces at their ends, nor empty lines at the text's end."""
+    lines = [line.rstrip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def tests_of(config: "CodeRewardConfig", program: str, row: Mapping[str, Any]) -> list[Test]:
@@ -104,25 +128,53 @@ def tests_of(config: "CodeRewardConfig", program: str, row: Mapping[str, Any]) -
     if isinstance(told, Mapping) and {"inputs", "outputs"} <= told.keys():
         if told.get("fn_name"):
             raise ValueError(f"tests that call a function by name ({told['fn_name']!r}) must be given as asserts")
-        told = [
-            {"input": given, "output": wanted} for given, wanted in zip(told["inputs"], told["outputs"], strict=True)
-        ]
+        if isinstance(told["inputs"], str) or isinstance(told["outputs"], str):
+            raise ValueError("inputs and outputs are lists, one a test")
+        pairs = zip(told["inputs"], told["outputs"], strict=True)
+        told = [{"input": given, "output": wanted} for given, wanted in pairs]
     if isinstance(told, str):
         told = [told]
     if not isinstance(told, Sequence) or not told:
         raise ValueError(f"column {config.tests_column!r} holds no tests but {told!r:.80}")
     before = row.get(config.setup_column) if config.setup_column else None
     setup = "\n".join(before) if isinstance(before, list) else before or ""
-    call = f"\ncheck({row[config.entry_point_column]})" if config.entry_point_column else ""
+    call = f"check({row[config.entry_point_column]})" if config.entry_point_column else ""
     found: list[Test] = []
     for test in told[: config.most_tests]:
         if isinstance(test, str):
-            found.append(Trial(source=program, check=f"{setup}\n{test}{call}", name="answer"))
+            check = "\n".join([setup, test, call or calls_of(test)])
+            found.append(Trial(source=program, check=check, name="answer"))
         elif isinstance(test, Mapping) and {"input", "output"} <= test.keys():
             found.append((Trial(source=program, input=_whole(test["input"])), _whole(test["output"])))
         else:
             raise ValueError(f"a test is an assert, or has an input and an output; this one is {test!r:.80}")
     return found
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def calls_of(test: str) -> str:
+    """Return what must be called besides: test functions, where a test does nothing but define them.
+
+    Raises ValueError for a test that does nothing even so: every program would pass it.
+    """
+    try:
+        with _PARSING:
+            statements = ast.parse(test).body
+    except SyntaxError as error:
+        raise ValueError(f"the test {test!r:.80} is no Python: {error}") from error
+    if any(not isinstance(one, _DEFINITIONS) and not _is_text(one) for one in statements):
+        return ""
+    names = [one.name for one in statements if isinstance(one, ast.FunctionDef) and one.name.startswith("test")]
+    if not names:
+        raise ValueError(
+            f"the test {test!r:.80} tests nothing; where it defines check(candidate), name the column with the "
+            "function as entry_point_column"
+        )
+    return "\n".join(f"{name}()" for name in names)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _json_or_text(told: str) -> Any:
@@ -135,8 +187,12 @@ def _json_or_text(told: str) -> Any:
 
 
 def _whole(lines: Any) -> str:
-    """Return text that some data sets give as a list of lines."""
-    return "\n".join(map(str, lines)) if isinstance(lines, list) else str(lines)
+    """Return text, which some data sets give as a list of lines, and numbers bare; ValueError for what is none."""
+    if isinstance(lines, list):
+        return "\n".join(map(_whole, lines))
+    if isinstance(lines, bool) or not isinstance(lines, str | int | float):
+        raise ValueError(f"a test's input and output are text; this one is {lines!r:.80}")
+    return str(lines)
 
 
 def deduction(config: "CodeRewardConfig", program: str) -> float:
@@ -153,11 +209,13 @@ def deduction(config: "CodeRewardConfig", program: str) -> float:
 
 def findings(rules: Iterable[str], program: str) -> list[str]:
     """Return the rule of each finding of ruff's; SubprocessError or ValueError where it cannot say."""
-    command = [_ruff(), "check", "--isolated", "--no-cache", "--exit-zero", "--output-format", "json"]
+    command = [_ruff(), "check", "--isolated", "--no-cache", "--ignore-noqa", "--exit-zero", "--output-format", "json"]
     command += ["--select", ",".join(rules), "--stdin-filename", "answer.py", "-"]
     given = program.encode(errors="replace")
-    told = subprocess.run(command, input=given, capture_output=True, timeout=RUFF_TIMEOUT_S, check=True).stdout
-    return [str(finding["code"]) for finding in json.loads(told)]
+    told = subprocess.run(command, input=given, capture_output=True, timeout=ANALYSIS_GRACE_S, check=True)
+    if b"remapped" in told.stderr:
+        raise ValueError(told.stderr.decode(errors="replace").strip())
+    return [str(finding["code"]) for finding in json.loads(told.stdout)]
 
 
 def check_rules(rules: Iterable[str]) -> None:
@@ -166,15 +224,15 @@ def check_rules(rules: Iterable[str]) -> None:
         findings(rules, "")
     except FileNotFoundError as error:
         raise RewardError("the code reward's `deduct` needs ruff; pip install ruff") from error
-    except subprocess.CalledProcessError as error:
-        raise RewardError(f"the code reward's `deduct`: {error.stderr.decode(errors='replace').strip()}") from error
+    except (subprocess.SubprocessError, ValueError) as error:
+        told = getattr(error, "stderr", None) or str(error).encode()
+        raise RewardError(f"the code reward's `deduct`: {told.decode(errors='replace').strip()}") from error
 
 
 def _price(deduct: Mapping[str, float], rule: str) -> float:
     """Return the price of the longest prefix that names the rule: S102 has its own where S has another."""
-    return max(((len(prefix), price) for prefix, price in deduct.items() if rule.startswith(prefix)), default=(0, 0.0))[
-        1
-    ]
+    named = [prefix for prefix in deduct if rule.startswith(prefix)]
+    return deduct[max(named, key=len)] if named else deduct.get("ALL", 0.0)
 
 
 def _ruff() -> str:

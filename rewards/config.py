@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-SANDBOX_GRACE_S = 2.0
-"""Seconds that a sandbox may take to start and end, besides what runs in it."""
+SANDBOX_GRACE_S = ANALYSIS_GRACE_S = 1.0
+"""Seconds that a sandbox may take to start and end, besides what runs in it; and static analysis to look at it."""
 
 
 class RewardConfigBase(BaseModel):
@@ -182,7 +182,7 @@ class CodeRewardConfig(RewardConfigBase):
     """What the program is jailed by. `none` leaves it the network, your files and your processes."""
     parallel: int = Field(default=2, ge=1)
     """Programs of a group that are tried at once."""
-    seconds: float = Field(default=4.0, gt=0)
+    seconds: float = Field(default=3.0, gt=0)
     """For all tests of a program; those that are not reached are not passed."""
     seconds_a_test: float = Field(default=2.0, gt=0)
     memory_mb: int = Field(default=512, ge=64)
@@ -206,7 +206,8 @@ class CodeRewardConfig(RewardConfigBase):
 
     def longest_s(self, num_attempts: int) -> float:
         """All programs running for all their time."""
-        return math.ceil(num_attempts / self.parallel) * (self.seconds + SANDBOX_GRACE_S)
+        each_s = self.seconds + SANDBOX_GRACE_S + (ANALYSIS_GRACE_S if self.deduct else 0.0)
+        return math.ceil(num_attempts / self.parallel) * each_s
 
 
 class ModelRewardConfig(RewardConfigBase):

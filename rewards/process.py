@@ -21,7 +21,7 @@ from multiprocessing import Pipe
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
-from rewards.processes import kill_those_with
+from rewards.strays import kill_those_with
 from rewards.types import Attempt, Cause, Graded, RewardError, WorkerOrder
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ and no weaker jail; ``kind="none"`` must be asked for by name, and keeps only th
 import contextlib
 import json
 import os
-import random
+import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from rewards.config import SANDBOX_GRACE_S
-from rewards.processes import kill_those_with
-from rewards.sandbox_inside import BEGUN
+from rewards.sandbox_inside import BEGUN, FORBIDDEN
+from rewards.strays import kill_those_with
 from rewards.types import RewardError
 
 JAIL_USERS = range(20_000, 60_000)
@@ -49,7 +51,7 @@ class Limits:
     """Wall time of all trials together."""
     seconds_a_trial: float
     memory_bytes: int
-    """Address space of each process."""
+    """Address space of each process; so many processes, and the files, are the most that a jail takes."""
     processes: int
     """At once; holds in a jail only."""
     output_bytes: int
@@ -90,10 +92,16 @@ class Sandbox:
         """Set up one jail to see that it can be done; SandboxError with what to do where it cannot."""
         self._is_jailed = kind == "bubblewrap"
         self._limits = limits
+        self._cores = SimpleQueue[int]()
+        for core in sorted(os.sched_getaffinity(0)):
+            self._cores.put(core)
         try:
             if self._is_jailed and shutil.which("bwrap") is None:
                 raise SandboxError("there is no bwrap")
-            self.run([Trial(source="")])
+            if self._is_jailed and platform.machine() not in FORBIDDEN:
+                raise SandboxError(f"the system calls of a {platform.machine()} are not known")
+            if self.run([Trial(source="")])[0].how != "ended":
+                raise SandboxError("an empty program does not reach its end in it")
         except SandboxError as error:
             raise SandboxError(
                 f"code cannot be run in a sandbox here: {error}. Install bubblewrap (Debian: apt install bubblewrap) "
@@ -102,10 +110,28 @@ class Sandbox:
 
     def run(self, trials: Sequence[Trial]) -> list[Outcome]:
         """Run the trials one after the other; SandboxError where not even that was begun."""
+        with self._a_core() as core:
+            return self._run(trials, core)
+
+    @contextlib.contextmanager
+    def _a_core(self) -> Iterator[int | None]:
+        """Lend a core that no other order of ours runs on; None where there is none left."""
+        try:
+            core = self._cores.get_nowait()
+        except Empty:
+            yield None
+            return
+        try:
+            yield core
+        finally:
+            self._cores.put(core)
+
+    def _run(self, trials: Sequence[Trial], core: int | None) -> list[Outcome]:
         order = {
+            "core": core,
             "limits": asdict(self._limits),
             "trials": [asdict(trial) for trial in trials],
-            "user": random.choice(JAIL_USERS) if self._is_jailed and os.getuid() == 0 else None,
+            "user": secrets.choice(JAIL_USERS) if self._is_jailed and os.getuid() == 0 else None,
             "is_jailed": self._is_jailed,
         }
         if self._is_jailed:
@@ -118,32 +144,45 @@ class Sandbox:
                 kill_those_with(f"{MARK_VARIABLE}={mark}")
         if told[:1] != [BEGUN]:
             raise SandboxError(complaint or "it ended without a word")
-        outcomes = list(_outcomes(told[1:]))
+        outcomes = list(_outcomes(told[1 : len(trials) + 1]))
         return [*outcomes, *[Outcome(how="lost")] * (len(trials) - len(outcomes))]
 
     def _converse(
         self, command: Sequence[str], order: dict[str, Any], env: dict[str, str], folder: str
     ) -> tuple[list[str], str]:
-        """Hand the order to the command; return the lines that it tells in the time that it has, and its complaint."""
+        """Hand the order to the command; return the lines that it tells in the time that it has, and its complaint.
+
+        Inside, the end of its standard input is the sign to end: when time is up, and when this process is no more.
+        """
         most = (6 * self._limits.output_bytes + 1024) * len(order["trials"])  # JSON makes six bytes of some characters
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, env=env, cwd=folder
             )
             assert process.stdin is not None and process.stdout is not None
-            end_it = threading.Timer(self._limits.seconds + SANDBOX_GRACE_S, process.kill)
-            end_it.start()
+            ending = threading.Thread(target=self._end, args=(process,))
+            ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError), process.stdin as ask:
-                    ask.write(json.dumps(order).encode())
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(json.dumps(order).encode() + b"\n")
+                    process.stdin.flush()
                 with process.stdout as tell:
                     told = tell.read(most).decode(errors="replace").splitlines()
             finally:
                 process.kill()
-                process.wait()
-                end_it.cancel()
+                ending.join()
             complaints.seek(0)
             return told, complaints.read(2000).decode(errors="replace").strip()
+
+    def _end(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait for the process until its time is up, then see to it that nothing of it goes on. Runs in a thread."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self._limits.seconds + SANDBOX_GRACE_S)
+        process.kill()
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.wait()
 
 
 def _outcomes(lines: Sequence[str]) -> Iterator[Outcome]:

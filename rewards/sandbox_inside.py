@@ -1,33 +1,69 @@
 """The program that runs inside the sandbox: it tries somebody else's code, one fresh process a trial, and reports.
 
-It is given to Python as text, so it imports the standard library only. One JSON order comes in on standard input; a
-word that it has begun, and one JSON line a trial, go out on standard output. The code that is tried never holds that
-end: it runs in forked children, which close it, and this process cannot be traced nor its files be opened by them.
+It is given to Python as text, so it imports the standard library only. One JSON order comes in on standard input,
+whose end means that nobody waits any more; a word that it has begun, and one JSON line a trial, go out on standard
+output. The code that is tried never holds that end: it runs in forked children, which close it, and this process
+cannot be traced nor its files be opened by them.
 """
 
+import atexit
 import contextlib
 import ctypes
+import errno
 import json
 import math
 import os
+import platform
 import resource
 import selectors
+import shutil
 import signal
+import struct
 import sys
 import threading
 import time
+import types
 from typing import Any
 
 BEGUN = "begun"
-PR_SET_DUMPABLE = 4
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
 CHUNK_BYTES = 1 << 16
 MAX_OPEN_FILES = 64
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+CLONE3, OTHER_NUMBERS = 435, 0x40000000
+"""System calls that have one number everywhere; and where the numbers of x86's second set begin."""
+NEW_NAMESPACES = 0x7E020080
+"""Flags of clone for every kind of namespace."""
+FORBIDDEN: dict[str, dict[str, Any]] = {
+    "x86_64": {
+        "clone": 56,
+        "refused": {
+            *(272, 308, 165, 166, 155, 428, 429, 430, 442),
+            *(101, 310, 311, 438),
+            *(319, 447, 29, 68),
+            *(248, 249, 250, 321, 298, 323, 425),
+        },
+    },
+    "aarch64": {
+        "clone": 220,
+        "refused": {
+            *(97, 268, 40, 39, 41, 428, 429, 430, 442),
+            *(117, 270, 271, 438),
+            *(279, 447, 194, 186),
+            *(219, 217, 218, 280, 241, 282, 425),
+        },
+    },
+}
+"""By architecture. unshare setns mount umount2 pivot_root open_tree move_mount fsopen mount_setattr; ptrace
+process_vm_readv process_vm_writev pidfd_getfd; memfd_create memfd_secret shmget msgget; add_key request_key keyctl bpf
+perf_event_open userfaultfd io_uring_setup."""
 
 
 def main() -> None:
     """Read the order, try everything in turn, until the time for all of it is up."""
-    order = json.load(sys.stdin)
-    report = os.fdopen(os.dup(1), "w")
+    order = json.loads(sys.stdin.readline())
+    report, caller = os.fdopen(os.dup(1), "w"), os.dup(0)
     silence = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silence, stream)
@@ -35,17 +71,22 @@ def main() -> None:
         os.setgroups([])
         os.setgid(order["user"])
         os.setuid(order["user"])
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+    LIBC.prctl(PR_SET_DUMPABLE, 0)
+    if order["core"] is not None:  # so that a program of many processes slows down none but itself
+        os.sched_setaffinity(0, {order["core"]})
     print(BEGUN, file=report, flush=True)
     end = time.monotonic() + order["limits"]["seconds"]
     for trial in order["trials"]:
         left = end - time.monotonic()
-        outcome = attempt(order, trial, left) if left > 0 else {"how": "late", "output": ""}
+        outcome = attempt(order, trial, left, caller) if left > 0 else {"how": "late", "output": ""}
         print(json.dumps(outcome), file=report, flush=True)
 
 
-def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float) -> dict[str, str]:
-    """Run one trial in a child; say how it ended (`ended`, `raised`, `late`, `too much`) and what it printed."""
+def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float, caller: int) -> dict[str, str]:
+    """Run one trial in a child; say how it ended (`ended`, `raised`, `late`, `too much`) and what it printed.
+
+    Ends this process, and with it a jail, when the caller hangs up.
+    """
     limits = order["limits"]
     printed, print_end = os.pipe()
     done, done_end = os.pipe()
@@ -58,8 +99,11 @@ def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float) -
         be_tried(order, trial, (given, print_end, done_end), key)
     for mine in (given, print_end, done_end):
         os.close(mine)
-    output, how = listen(child, printed, min(limits["seconds_a_trial"], seconds_left), limits["output_bytes"])
+    seconds = min(limits["seconds_a_trial"], seconds_left)
+    output, how = listen(child, printed, caller, seconds, limits["output_bytes"])
     clear_away(child, everything=order["is_jailed"])
+    if how == "hung up":
+        sys.exit(1)
     if how == "ended" and os.read(done, len(key)) != key:  # it left by another door than its end
         how = "raised"
     os.close(printed)
@@ -77,8 +121,9 @@ def be_tried(order: dict[str, Any], trial: dict[str, Any], ends: tuple[int, int,
         os.dup2(done_end, 3)
         os.closerange(4, 4096)
         set_limits(order)
+        if order["is_jailed"]:
+            forbid_system_calls()
         run(trial)
-        sys.stdout.flush()
         os.write(3, key)
     finally:
         os._exit(0)
@@ -89,17 +134,23 @@ def run(trial: dict[str, Any]) -> None:
     code = compile(trial["source"], "answer.py", "exec")
     if not trial["is_run"]:
         return
-    names: dict[str, Any] = {"__name__": trial["name"]}
-    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w", closefd=False)
+    module = types.ModuleType(trial["name"])  # by which classes that the code defines are found again
+    sys.modules[trial["name"]] = module
+    sys.stdin = sys.__stdin__ = os.fdopen(0)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
     try:
-        exec(code, names)
+        exec(code, module.__dict__)
     except SystemExit as left:
         if trial["check"] or left.code not in (None, 0):
             raise
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    exec(compile(trial["check"], "check.py", "exec"), names)
+    exec(compile(trial["check"], "check.py", "exec"), module.__dict__)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.__stdout__):
+        with contextlib.suppress(ValueError):  # closed
+            stream.flush()
 
 
 def set_limits(order: dict[str, Any]) -> None:
@@ -119,20 +170,58 @@ def set_limits(order: dict[str, Any]) -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def listen(child: int, printed: int, seconds: float, most: int) -> tuple[bytes, str]:
-    """Collect what the child prints until it is gone, late, or prints too much."""
+def forbid_system_calls() -> None:
+    """Have Linux refuse, here and in all that is started from here, what a jailed program has no business with.
+
+    New namespaces, in which it would be root and meet less tried parts of the kernel; mounts; tracing; memory that no
+    limit counts. The filter is a program for Linux's packet filter: load the number of the call, compare, decide.
+    """
+    calls = FORBIDDEN[platform.machine()]
+    allow, refuse, unknown = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
+    load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
+    program = [
+        (load, 0, 0, 4),  # the architecture: a call by another one's numbers is refused
+        (equal, 1, 0, ARCHITECTURES[platform.machine()]),
+        (end, 0, 0, refuse),
+        (load, 0, 0, 0),  # the number
+        (at_least, 0, 1, OTHER_NUMBERS),
+        (end, 0, 0, refuse),
+        (equal, 0, 1, CLONE3),  # its flags lie in memory, unseen from here; the C library then takes clone
+        (end, 0, 0, unknown),
+        *[step for call in sorted(calls["refused"]) for step in ((equal, 0, 1, call), (end, 0, 0, refuse))],
+        (equal, 0, 3, calls["clone"]),
+        (load, 0, 0, 16),  # the first argument, flags
+        (any_bit, 0, 1, NEW_NAMESPACES),
+        (end, 0, 0, refuse),
+        (end, 0, 0, allow),
+    ]
+    code = b"".join(struct.pack("HBBI", *step) for step in program)
+    held = ctypes.create_string_buffer(code, len(code))
+    whole = struct.pack("HxxxxxxP", len(program), ctypes.addressof(held))
+    LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if LIBC.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(whole, len(whole)), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "system calls cannot be filtered")
+
+
+def listen(child: int, printed: int, caller: int, seconds: float, most: int) -> tuple[bytes, str]:
+    """Collect what the child prints until it is gone, late, prints too much, or nobody waits any more."""
     output, end = b"", time.monotonic() + seconds
     os.set_blocking(printed, False)
     gone = os.pidfd_open(child)
     with selectors.DefaultSelector() as selector:
         selector.register(printed, selectors.EVENT_READ)
         selector.register(gone, selectors.EVENT_READ)
+        selector.register(caller, selectors.EVENT_READ)
         how = ""
         while not how:
             ready = {key.fd for key, _ in selector.select(max(0.0, end - time.monotonic()))}
             chunk = read(printed)
-            output += chunk
-            if len(output) > most:
+            if chunk == b"" and printed in selector.get_map():  # closed, by everybody
+                selector.unregister(printed)
+            output += chunk or b""
+            if caller in ready:
+                how = "hung up"
+            elif len(output) > most:
                 how = "too much"
             elif gone in ready and not chunk:
                 how = "ended"
@@ -142,16 +231,19 @@ def listen(child: int, printed: int, seconds: float, most: int) -> tuple[bytes, 
     return output[:most], how
 
 
-def read(printed: int) -> bytes:
-    """Return what there is to read, without waiting."""
+def read(printed: int) -> bytes | None:
+    """Return what there is to read, without waiting: nothing at the end, None where there is nothing yet."""
     try:
         return os.read(printed, CHUNK_BYTES)
     except BlockingIOError:
-        return b""
+        return None
 
 
 def clear_away(child: int, *, everything: bool) -> None:
-    """Kill the child and what it has started, and bury them; in a jail that is everybody but this process."""
+    """Kill the child and what it has started, and bury them; in a jail that is everybody but this process.
+
+    What they leave in the folder is removed too, so that every trial finds it empty.
+    """
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1 if everything else -child, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):  # before it had a group of its own
@@ -159,6 +251,10 @@ def clear_away(child: int, *, everything: bool) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)
+    for left in os.listdir():
+        shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(left)
 
 
 if __name__ == "__main__":

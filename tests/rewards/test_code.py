@@ -1,6 +1,7 @@
 """What the code reward gives programs; in the sandbox where this machine has one."""
 
 import json
+import time
 
 import pytest
 
@@ -96,8 +97,10 @@ def test_findings_cost_their_price_up_to_the_most():
     unused = "import os\n" + RIGHT
     found = marks(fenced(RIGHT), fenced(unused), fenced(shell), row={"tests": ASSERTS}, deduct={"S602": 0.1, "F": 0.05})
     assert found == pytest.approx([1.0, 0.95, 0.9])
+    hidden = "# ruff: noqa\nimport os  # noqa\n" + RIGHT
+    assert marks(fenced(hidden), row={"tests": ASSERTS}, deduct={"F": 0.05}) == pytest.approx([0.95])
     many = "\n".join(f"import a{n}" for n in range(40))
-    assert marks(fenced(many), row={"tests": ASSERTS}, deduct={"F": 0.05}) == pytest.approx([0.1 - 0.5])
+    assert marks(fenced(many), row={"tests": ASSERTS}, deduct={"F": 0.05}) == [0.0]
 
 
 def test_the_longest_prefix_sets_the_price():
@@ -119,6 +122,10 @@ def test_an_unknown_rule_is_refused_when_the_reward_is_loaded():
         ("```python\nx = 1\n```\nIt prints:\n```text\n1\n```", "x = 1\n"),
         ("x = 1", "x = 1"),
         ("```python\nnever closed", "```python\nnever closed"),
+        ("```bash\npip install x\n```\nThen:\n```python\nx = 1\n```", "x = 1\n"),
+        ("1. so:\n   ```python\n   if x:\n       y\n   ```", "if x:\n    y\n"),
+        ("```python\r\nx = 1\r\n```\r\n", "x = 1\n"),
+        ("~~~ Python title=a.py\nx = '```'\n~~~", "x = '```'\n"),
     ],
 )
 def test_the_last_fenced_block_of_python_is_the_program(text, program):
@@ -132,6 +139,12 @@ def test_the_last_fenced_block_of_python_is_the_program(text, program):
         (None, "holds no tests"),
         ([3], "has an input and an output; this one is 3"),
         ({"inputs": [], "outputs": [], "fn_name": "f"}, "must be given as asserts"),
+        ({"inputs": "12", "outputs": "12"}, "are lists, one a test"),
+        ([{"input": "1", "output": None}], "are text; this one is None"),
+        ("", "tests nothing"),
+        (["import math", "# nothing"], "tests nothing"),
+        (["def check(candidate):\n    assert candidate(2) == 4"], "entry_point_column"),
+        (["assert ("], "is no Python"),
     ],
 )
 def test_tests_without_a_known_form_say_so(tests, said):
@@ -146,3 +159,50 @@ def test_the_scorers_worker_can_run_it_within_its_own_limits():
     with Scorer([CodeRewardConfig(sandbox=SANDBOX)], ScoringConfig(max_memory_gb=1.0)) as scorer:
         scores = scorer.submit(group(fenced(RIGHT), fenced("x = bytearray(1 << 34)"), tests=ASSERTS)).result(30)
     assert [score.value for score in scores] == pytest.approx([1.0, 0.1])
+
+
+def test_test_functions_that_nobody_calls_are_called():
+    tests = ["def test_double():\n    assert double(2) == 4"]
+    assert marks(fenced(RIGHT), fenced("def double(x): return 7"), row={"tests": tests}) == pytest.approx([1.0, 0.2])
+
+
+def test_spaces_at_the_start_of_a_line_are_output_and_other_separators_end_no_line():
+    tests = [{"input": "", "output": " *\n***\n"}]
+    found = marks(fenced("print(' *\\n***  \\n')"), fenced("print('*\\n***')"), row={"tests": tests})
+    assert found == pytest.approx([1.0, 0.2])
+    assert marks(fenced(r"print('1\x0c2')"), row={"tests": [{"input": "", "output": "1\n2"}]}) == pytest.approx([0.2])
+
+
+def test_classes_of_the_program_are_found_again_and_what_it_prints_at_its_exit_counts():
+    dataclass = (
+        "from __future__ import annotations\nimport dataclasses, pickle\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+    )
+    assert marks(fenced(dataclass + RIGHT), row={"tests": ASSERTS}) == [1.0]
+    pickles = dataclass + "print(pickle.loads(pickle.dumps(A(3))).x)"
+    late = "import atexit, sys\natexit.register(print, 3)"
+    closed = "import sys\nprint(3)\nsys.stdout.close()"
+    found = marks(fenced(pickles), fenced(late), fenced(closed), row={"tests": [{"input": "", "output": "3"}]})
+    assert found == [1.0, 1.0, 1.0]
+
+
+def test_every_test_finds_an_empty_folder():
+    makes = "import os\nos.mkdir('d')\nopen('d/f', 'w').write('x')\n" + ADDS
+    assert marks(fenced(makes), row={"tests": SUMS}) == [1.0]
+
+
+def test_spaces_by_the_hundred_thousand_cost_nothing():
+    start = time.monotonic()
+    assert last_program("```" + " " * 300_000 + "x").startswith("```")
+    assert last_program("```\n" * 50_000) == ""  # empty blocks, one after the other
+    assert time.monotonic() - start < 2.0
+
+
+def test_all_rules_may_have_one_price_and_a_rule_by_its_old_name_is_refused():
+    assert (
+        marks(
+            fenced("import os\n" + RIGHT), row={"tests": ASSERTS}, deduct={"ALL": 0.1, "D": 0.0, "ANN": 0.0, "INP": 0.0}
+        )[0]
+        < 1.0
+    )
+    with pytest.raises(RewardError, match="remapped"):
+        build(CodeRewardConfig(sandbox=SANDBOX, deduct={"PGH001": 0.1}))

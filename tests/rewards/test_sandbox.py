@@ -1,16 +1,25 @@
 """What code can do inside the sandbox, and what it cannot; real jails."""
 
+import contextlib
 import os
+import platform
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rewards.sandbox import Limits, Sandbox, SandboxError, Trial
+from rewards.sandbox_inside import FORBIDDEN
 
+CLONE = FORBIDDEN.get(platform.machine(), {"clone": 0})["clone"]
 LIMITS = Limits(
     seconds=3.0,
     seconds_a_trial=1.0,
@@ -49,6 +58,13 @@ def printed(sandbox, source):
     found = outcome(sandbox, source)
     assert found.how == "ended", found
     return found.output.strip()
+
+
+def wait_for(holds, deadline_s=5.0):
+    end = time.monotonic() + deadline_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def running_with(mark):
@@ -137,10 +153,7 @@ def test_a_background_process_is_gone_when_its_trial_is(either):
         "print('left')"
     )
     assert outcome(either, source).how == "ended"
-    end = time.monotonic() + 5
-    while running_with(mark):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: not running_with(mark))
 
 
 def test_it_sees_no_file_of_ours(jailed, tmp_path):
@@ -203,6 +216,65 @@ def test_it_is_not_root_and_cannot_become_it(jailed):
     assert outcome(jailed, "import os; os.setuid(0)").how == "raised"
     mount = "import ctypes; print(ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, 0))"
     assert printed(jailed, mount) == "-1"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "unshare(0x10000000)",
+        "unshare(0x00020000)",
+        f"syscall({CLONE}, 0x10000000 | 17, 0, 0, 0, 0)",
+        "syscall(435, 0, 0)",
+        "memfd_create(b'x', 0)",
+        "shmget(0, 4096, 0o1600)",
+        "ptrace(0, 0, 0, 0)",
+        "setns(3, 0)",
+    ],
+)
+def test_new_namespaces_and_uncounted_memory_are_refused_even_to_a_fresh_process(jailed, call):
+    probe = f"import ctypes; libc = ctypes.CDLL(None, use_errno=True); print(libc.{call}, ctypes.get_errno())"
+    started = f"import subprocess, sys; print(subprocess.check_output([sys.executable, '-c', {probe!r}]).decode())"
+    for source in (probe, started):
+        assert printed(jailed, source) in ("-1 1", "-1 38"), source  # not permitted, or no such call
+
+
+def test_a_killed_jail_takes_its_inside_along(jailed, tmp_path):
+    mark = f"in-the-jail-{uuid.uuid4().hex}"
+    source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'])"
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(
+            Sandbox("bubblewrap", replace(LIMITS, seconds=30, seconds_a_trial=30)).run, [Trial(source=source)]
+        )
+        wait_for(lambda: running_with(mark))
+        (outer,) = [child for child in psutil.Process().children() if child.name() == "bwrap"]
+        outer.kill()
+        wait_for(lambda: not running_with(mark))
+        with contextlib.suppress(SandboxError):
+            under_way.result(10)
+
+
+@pytest.mark.parametrize("kind", ["bubblewrap", "none"])
+def test_nothing_goes_on_when_whoever_asked_is_killed(kind, tmp_path):
+    if kind == "bubblewrap":
+        jail()
+    mark = f"asked-for-{uuid.uuid4().hex}"
+    source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'])"
+    limits = replace(LIMITS, seconds=30, seconds_a_trial=30)
+    script = f"from rewards.sandbox import *\nprint(Sandbox({kind!r}, {limits!r}).run([Trial(source=input())]))"
+    asker = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    asker.stdin.write(source.encode() + b"\n")
+    asker.stdin.flush()
+    wait_for(lambda: running_with(mark))
+    asker.kill()
+    asker.wait()
+    wait_for(lambda: not running_with(mark))
+
+
+def test_closing_standard_output_costs_no_processor_time(either):
+    before = os.times()
+    assert outcome(either, "import os, time; os.close(1); os.close(2); time.sleep(0.8)").how == "ended"
+    after = os.times()
+    assert (after.children_user + after.children_system) - (before.children_user + before.children_system) < 0.5
 
 
 def test_a_fork_bomb_is_bounded_and_gone_and_others_fork_meanwhile(jailed):
