@@ -21,8 +21,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from rewards.config import MathRewardConfig, ScoringConfig
+from rewards.config import MathRewardConfig
 from rewards.scorer import Scorer
+from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 
 GROUP, NUM_ATTEMPTS, RUNS = 8, 2000, 5

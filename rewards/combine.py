@@ -7,20 +7,24 @@ of is in ``Score.parts``, whatever the combination does with it. Those that know
 Shapes: G attempts of a group.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rewards.combinations import Combination, Gated, NormalizedSum, WeightedSum
-from rewards.config import (
-    CombineConfig,
-    ConstrainedConfig,
-    GatedConfig,
-    GradientGuidedConfig,
-    HypervolumeGuidedConfig,
-    NormalizedSumConfig,
-    RewardConfig,
-)
+from rewards.combine_config import CombineConfig
+from rewards.config import RewardConfig
 from rewards.controllers import Constrained, GradientGuided, HypervolumeGuided
 from rewards.types import FAILURES, Cause, Graded, Mark, RewardError, Score
+
+COMBINATIONS: dict[str, Callable[[Any, Mapping[str, float]], Combination]] = {
+    "weighted_sum": WeightedSum,
+    "normalized_sum": NormalizedSum,
+    "gated": Gated,
+    "constrained": Constrained,
+    "hypervolume_guided": HypervolumeGuided,
+    "gradient_guided": GradientGuided,
+}
+"""Every type, and what is built from its config and the rewards' weights."""
 
 
 def scores(combination: Combination, graded: Graded) -> list[Score]:
@@ -52,14 +56,4 @@ def build(config: CombineConfig, rewards: Sequence[RewardConfig]) -> Combination
     for label in config.named():
         if label not in weights:
             raise RewardError(f"combine: there is no reward {label!r}; there are {', '.join(map(repr, weights))}")
-    if isinstance(config, NormalizedSumConfig):
-        return NormalizedSum(config, weights)
-    if isinstance(config, GatedConfig):
-        return Gated(config, weights)
-    if isinstance(config, ConstrainedConfig):
-        return Constrained(config, weights)
-    if isinstance(config, HypervolumeGuidedConfig):
-        return HypervolumeGuided(config, weights)
-    if isinstance(config, GradientGuidedConfig):
-        return GradientGuided(config, weights)
-    return WeightedSum(config, weights)
+    return COMBINATIONS[config.type](config, weights)

@@ -6,9 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from rewards import combine
-from rewards.config import RewardConfig, ScoringConfig, WeightedSumConfig
+from rewards.combine_config import WeightedSumConfig
+from rewards.config import RewardConfig
 from rewards.process import RewardProcess, WorkerError
 from rewards.registry import check_labels
+from rewards.scoring_config import ScoringConfig
 from rewards.types import FAILURES, Attempt, Score
 
 

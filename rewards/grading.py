@@ -6,8 +6,9 @@ import inspect
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rewards import registry
@@ -20,6 +21,8 @@ Announce = Callable[[str], None]
 """Hears each reward's label before it runs."""
 LogMetric = Callable[[str, float], None]
 """What a reward may log by: name and value, as in TRL."""
+LARGEST_VALUE = 1e30
+"""A value beyond would overflow in float32, weighted and squared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,20 +33,43 @@ class Reward:
     function: RewardFunction
 
 
-class Log:
-    """What rewards log of themselves while they mark one group; values that are no finite number are left out."""
+class _Sheet:
+    """What comes of one group: filled in reward by reward, whatever they do."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {}
+    def __init__(self, group: Sequence[Attempt], announce: Announce) -> None:
+        self._group = group
+        self._announce = announce
+        self._start = time.monotonic()
+        self._marks: dict[str, list[Mark]] = {}
+        self._logged: dict[str, list[float]] = {}
 
-    def of(self, label: str) -> LogMetric:
-        """Return what this reward logs by."""
+    @contextmanager
+    def marking(self, reward: Reward) -> Iterator[None]:
+        """Announce the reward; what the block raises becomes its marks."""
+        self._announce(reward.label)
+        try:
+            yield
+        except BaseException as error:
+            if is_being_cancelled():
+                raise
+            self._marks[reward.label] = failed(reward.label, error, len(self._group))
+
+    def arguments(self, reward: Reward) -> dict[str, Any]:
+        """Return what the reward is called with."""
 
         def log_metric(name: str, value: float) -> None:
-            if math.isfinite(value):
-                self.values.setdefault(f"{label}/{name}", []).append(float(value))
+            if abs(float(value)) <= LARGEST_VALUE:
+                self._logged.setdefault(f"{reward.label}/{name}", []).append(float(value))
 
-        return log_metric
+        return arguments(reward.function, self._group, log_metric)
+
+    def take(self, reward: Reward, returned: Any) -> None:
+        """Judge what the reward returned."""
+        self._marks[reward.label] = judge(reward.label, returned, len(self._group))
+
+    def graded(self) -> Graded:
+        """Return all of it."""
+        return Graded(marks=self._marks, seconds=time.monotonic() - self._start, metrics=self._logged)
 
 
 def load(configs: Sequence["RewardConfigBase"]) -> list[Reward]:
@@ -58,50 +84,72 @@ def grade(
 
     Coroutine rewards run on the runner's loop, the same for all groups, so that a client opened in one lives on.
     """
-    start = time.monotonic()
-    marks, log = {}, Log()
+    sheet = _Sheet(group, announce)
     for reward in rewards:
-        announce(reward.label)
-        try:
-            returned: Any = reward.function(**arguments(reward.function, group, log.of(reward.label)))
+        with sheet.marking(reward):
+            returned: Any = reward.function(**sheet.arguments(reward))
             if inspect.isawaitable(returned):
                 returned = runner.run(_wait_for(returned))
-            marks[reward.label] = judge(reward.label, returned, len(group))
-        except (Exception, SystemExit) as error:
-            marks[reward.label] = failed(reward.label, error, len(group))
-    return Graded(marks=marks, seconds=time.monotonic() - start, metrics=log.values)
+            sheet.take(reward, returned)
+    return sheet.graded()
 
 
 async def grade_at_once(
     rewards: Sequence[Reward], group: Sequence[Attempt], announce: Announce = lambda label: None
 ) -> Graded:
-    """Mark the group while other groups are being marked on the same loop; plain functions run in threads."""
-    start = time.monotonic()
-    marks, log = {}, Log()
+    """Mark the group while other groups are being marked on the same loop; plain functions run in its threads.
+
+    A thread cannot be told to stop: cancelled meanwhile, this waits for it.
+    """
+    sheet = _Sheet(group, announce)
     for reward in rewards:
-        announce(reward.label)
-        try:
-            given = arguments(reward.function, group, log.of(reward.label))
-            returned = await asyncio.to_thread(reward.function, **given)
+        with sheet.marking(reward):
+            call = functools.partial(reward.function, **sheet.arguments(reward))
+            returned: Any = call() if _is_coroutine_function(reward.function) else await _in_thread(call)
             if inspect.isawaitable(returned):
                 returned = await returned
-            marks[reward.label] = judge(reward.label, returned, len(group))
-        except (Exception, SystemExit) as error:
-            marks[reward.label] = failed(reward.label, error, len(group))
-    return Graded(marks=marks, seconds=time.monotonic() - start, metrics=log.values)
+            sheet.take(reward, returned)
+    return sheet.graded()
 
 
 async def _wait_for(awaitable: Any) -> Any:
     return await awaitable
 
 
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    running = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def _is_coroutine_function(function: RewardFunction) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def is_being_cancelled() -> bool:
+    """Say whether somebody has asked the running task to end; a reward may raise CancelledError of its own."""
+    with suppress(RuntimeError):  # there is no loop
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return False
+
+
 def failed(label: str, error: BaseException, num_attempts: int) -> list[Mark]:
     """Return the marks of a group whose reward raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__}: {error}"[:500]
-    return [
-        Mark(cause="error", detail=f"reward {label!r} raised {what} ({frame.filename}:{frame.lineno})")
-    ] * num_attempts
+    what = f"reward {label!r} raised {type(error).__name__}: {shown(error, str)} ({frame.filename}:{frame.lineno})"
+    return [Mark(cause="error", detail=what)] * num_attempts
+
+
+def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
+    """Return the value as text for a message, cut short, whatever its own methods do."""
+    try:
+        return how(value)[:500]
+    except BaseException as error:
+        return f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>"
 
 
 def arguments(
@@ -137,21 +185,26 @@ def arguments(
 
 def judge(label: str, returned: Any, num_attempts: int) -> list[Mark]:
     """Turn what a reward returned into marks; a wrong shape fails the group, a wrong value its attempt."""
-    if isinstance(returned, str) or not hasattr(returned, "__len__") or len(returned) != num_attempts:
+    has_order = hasattr(returned, "__len__") and not isinstance(returned, str | bytes | Mapping | Set)
+    values = list(returned) if has_order else []
+    if not has_order or len(values) != num_attempts:
         what = f"a list of {num_attempts} values, one an attempt"
-        detail = f"reward {label!r} must return {what}; it returned {returned!r:.200}"
+        detail = f"reward {label!r} must return {what}; it returned {shown(returned)}"
         return [Mark(cause="malformed", detail=detail)] * num_attempts
-    return [_judge_value(label, value) for value in returned]
+    return [_judge_value(label, value) for value in values]
 
 
 def _judge_value(label: str, value: Any) -> Mark:
     if value is None:
         return Mark(cause="not_applicable")
+    if isinstance(value, Mark) and value.cause != "ok":
+        return replace(value, value=None, detail=f"reward {label!r}: {value.detail}")
+    bare: Any = value.value if isinstance(value, Mark) else value
     try:
-        number = math.nan if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(bare, str | bytes) else float(bare)
+    except Exception:  # the value is of somebody else's class
         number = math.nan
-    if math.isfinite(number):
+    if abs(number) <= LARGEST_VALUE:
         return Mark(value=number)
-    detail = f"reward {label!r} returned {value!r:.200} for this attempt; it must be a finite number or None"
+    detail = f"reward {label!r} returned {shown(bare)} for this attempt; it must be a finite number or None"
     return Mark(cause="malformed", detail=detail)

@@ -14,8 +14,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from rewards.config import RewardConfig, ScoringConfig
+from rewards.config import RewardConfig
 from rewards.process import REAP_TIMEOUT_S, RewardProcess, WorkerError
+from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt, Graded, Mark, RewardError
 
 

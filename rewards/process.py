@@ -25,7 +25,8 @@ from rewards.strays import kill_those_with
 from rewards.types import Attempt, Cause, Graded, RewardError, WorkerOrder
 
 if TYPE_CHECKING:
-    from rewards.config import RewardConfigBase, ScoringConfig
+    from rewards.config import RewardConfigBase
+    from rewards.scoring_config import ScoringConfig
 
 BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "

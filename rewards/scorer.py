@@ -14,9 +14,11 @@ from typing import Self
 
 from rewards import combine
 from rewards.combinations import Combination
-from rewards.config import RewardConfig, ScoringConfig, WeightedSumConfig
+from rewards.combine_config import WeightedSumConfig
+from rewards.config import RewardConfig
 from rewards.lane import Lane
 from rewards.registry import check_labels
+from rewards.scoring_config import ScoringConfig
 from rewards.types import FAILURES, Attempt, Cause, Graded, RewardError, Score
 
 DEVIATIONS = 3.0

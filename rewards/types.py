@@ -17,7 +17,18 @@ class RewardError(ValueError):
     """A reward that cannot be built, or rewards that fail too often for the run to mean anything."""
 
 
-RewardFunction = Callable[..., list[float | None] | Awaitable[list[float | None]]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What one reward gives one attempt."""
+
+    value: float | None = None
+    """Before its weight; None unless ``cause`` is ``ok``."""
+    cause: Cause = "ok"
+    detail: str = ""
+    """For failures: what the reward did."""
+
+
+RewardFunction = Callable[..., Sequence[float | Mark | None] | Awaitable[Sequence[float | Mark | None]]]
 """What a user writes; the signature that TRL's reward functions have, one value an attempt, higher is better.
 
 Example::
@@ -28,8 +39,8 @@ Example::
 It is always called with one whole prompt group, by keyword. ``columns`` holds the data set's own columns, one value an
 attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``group_id``, ``step``
 and ``log_metric(name, value)``, whose values are averaged over a step. ``None`` means "this reward does not apply
-here", NaN "this attempt could not be scored". The function runs in a worker process, is imported there once, may be a
-coroutine function, and may be killed at its deadline.
+here"; NaN, or ``Mark(cause="timeout", detail=...)``, "this attempt could not be scored". The function runs in a worker
+process, is imported there once, may be a coroutine function, and may be killed at its deadline.
 """
 
 
@@ -51,17 +62,6 @@ class Attempt:
     """Name of the prompt, the same for all attempts of a group."""
     step: int = 0
     """Version of the policy that the attempt will improve; 0 outside of training."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """What one reward gives one attempt."""
-
-    value: float | None = None
-    """Before its weight; None unless ``cause`` is ``ok``."""
-    cause: Cause = "ok"
-    detail: str = ""
-    """For failures: what the reward did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

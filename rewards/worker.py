@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -39,12 +40,13 @@ def serve(pipe: Connection) -> None:
     limit_memory(order.max_memory_bytes)
     try:
         rewards = grading.load(order.rewards)
-    except RewardError as error:
-        pipe.send((0, "failed", str(error)))
+    except Exception as error:  # loading imports other people's code
+        said = error if isinstance(error, RewardError) else f"{type(error).__name__}: {grading.shown(error, str)}"
+        pipe.send((0, "failed", f"{said}"))
         return
     pipe.send((0, "ready", None))
     if order.concurrency > 1:
-        asyncio.run(serve_at_once(pipe, rewards))
+        asyncio.run(serve_at_once(pipe, rewards, order.concurrency))
     else:
         serve_in_turn(pipe, rewards, order)
 
@@ -63,9 +65,10 @@ def serve_in_turn(pipe: Connection, rewards: Sequence[grading.Reward], order: Wo
             pipe.send((number, "scored", graded))
 
 
-async def serve_at_once(pipe: Connection, rewards: Sequence[grading.Reward]) -> None:
+async def serve_at_once(pipe: Connection, rewards: Sequence[grading.Reward], concurrency: int) -> None:
     """Answer groups as they come, all on one event loop, until the pipe closes."""
     loop, closed = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_default_executor(ThreadPoolExecutor(concurrency))
     tasks: dict[int, asyncio.Task[None]] = {}
 
     async def answer(number: int, group: Sequence[Attempt]) -> None:

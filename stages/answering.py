@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from rewards import combine
-from rewards.config import CombineConfig, RewardConfig, ScoringConfig, WeightedSumConfig, columns_needed
+from rewards.combine_config import CombineConfig, WeightedSumConfig
+from rewards.config import RewardConfig, columns_needed
 from rewards.registry import check_labels
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from rollout.config import EngineConfig, WeightSyncConfig
 from rollout.engine import Precision

@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rewards.config import RewardConfig, ScoringConfig, columns_needed
+from rewards.config import RewardConfig, columns_needed
 from rewards.gold import GoldCheck
 from rewards.scorer import Scorer
+from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt, RewardError, Score
 from rollout.types import RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import load_rows, reward_columns
-from stages.grpo.advantages import group_normalized
+from stages.grpo.advantages import advantages
 from stages.grpo.config import GroupNormalized
 from stages.preflight import trial_attempts
 
@@ -144,10 +145,10 @@ def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
 
 def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[float | None]]) -> Rescored:
     """Compare two scorings of the same groups, [group][attempt]; None is what could not be scored."""
-    advantages = [(_advantages(old), _advantages(new)) for old, new in zip(before, after, strict=True)]
+    pairs_NG = list(zip(*(advantages(values, GroupNormalized()) for values in (before, after)), strict=True))
     pairs = [
         (a, b)
-        for old, new in advantages
+        for old, new in pairs_NG
         if old is not None and new is not None
         for a, b in zip(old, new, strict=True)
         if a is not None and b is not None
@@ -160,15 +161,11 @@ def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[f
         mean_before=_mean(before),
         mean_after=_mean(after),
         unscorable_after=sum(value is None for row in after for value in row),
-        signal_lost=sum(old is not None and new is None for old, new in advantages),
-        signal_gained=sum(old is None and new is not None for old, new in advantages),
+        signal_lost=sum(old is not None and new is None for old, new in pairs_NG),
+        signal_gained=sum(old is None and new is not None for old, new in pairs_NG),
         advantage_correlation=statistics.correlation(*zip(*pairs, strict=True)) if varies else None,
         advantage_flipped_fraction=sum(flipped) / len(flipped) if flipped else None,
     )
-
-
-def _advantages(values: Sequence[float | None]) -> list[float | None] | None:
-    return group_normalized(values, GroupNormalized())
 
 
 def _mean(rows: Sequence[Sequence[float | None]]) -> float:

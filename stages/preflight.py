@@ -10,8 +10,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
-from rewards.config import AskingConfig, FunctionRewardConfig, RewardConfig, ScoringConfig
+from rewards.config import AskingConfig, FunctionRewardConfig, RewardConfig
 from rewards.gold import GoldCheck
+from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from stages.answering import AnsweringStageConfig

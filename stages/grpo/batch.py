@@ -5,13 +5,13 @@ Position t of a [B, T - 1] tensor speaks of token t + 1, as next-token predictio
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from rollout.types import RolloutGroup
-from stages.grpo.advantages import group_normalized
+from stages.grpo.advantages import advantages
 from stages.grpo.config import GRPOStage
 from stages.logprobs import pad_right
 
@@ -43,10 +43,6 @@ class TrainingBatch:
             longest = int(lengths_B[rows].max())
             yield TrainingBatch(**{f.name: _cut(getattr(self, f.name)[rows], f.name, longest) for f in fields(self)})
 
-    def scaled(self, factor: float) -> "TrainingBatch":
-        """Return the same batch with its advantages multiplied."""
-        return replace(self, advantages_B=factor * self.advantages_B)
-
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the same batch on a device."""
         return TrainingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -54,21 +50,24 @@ class TrainingBatch:
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:
     """Return the completions of all groups that have signal; None where none has."""
-    return _batch([row for group in groups for row in _rows(group, _values(group), config)], config)
+    return _batch(groups, [_values(group) for group in groups], config)
 
 
 def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict[str, TrainingBatch]:
     """Return the batch that each reward alone would make, without its weight; not of rewards without signal."""
     found = {}
     for label in (reward.label for reward in config.rewards):
-        rows = [row for group in groups for row in _rows(group, _values(group, label), config)]
-        batch = _batch(rows, config)
+        batch = _batch(groups, [_values(group, label) for group in groups], config)
         if batch is not None:
             found[label] = batch
     return found
 
 
-def _batch(rows: "Sequence[_Row]", config: GRPOStage) -> TrainingBatch | None:
+def _batch(
+    groups: Sequence[RolloutGroup], values_NG: Sequence[Sequence[float | None]], config: GRPOStage
+) -> TrainingBatch | None:
+    advantages_NG = advantages(values_NG, config.advantage)
+    rows = [row for group, given in zip(groups, advantages_NG, strict=True) if given for row in _rows(group, given)]
     if not rows:
         return None
     tokens_BT, attention_BT = pad_right([row.prompt + row.answer for row in rows])
@@ -109,10 +108,7 @@ def _values(group: RolloutGroup, label: str | None = None) -> list[float | None]
     return [score.value if label is None else score.parts.get(label) for score in scores]
 
 
-def _rows(group: RolloutGroup, values_G: Sequence[float | None], config: GRPOStage) -> Iterator[_Row]:
-    advantages_G = group_normalized(values_G, config.advantage)
-    if advantages_G is None:
-        return
+def _rows(group: RolloutGroup, advantages_G: Sequence[float | None]) -> Iterator[_Row]:
     for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):
         if advantage is not None:
             completion = rollout.completion

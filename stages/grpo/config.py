@@ -1,8 +1,8 @@
 """What a recipe may say about group-relative policy optimisation."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, model_validator
 
 from rewards.config import RewardConfig
 from rollout.config import SamplingConfig
@@ -21,6 +21,23 @@ class GroupNormalized(Config):
     """Added to the standard deviation."""
     tolerance: float = Field(default=1e-6, ge=0)
     """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
+
+
+class BatchNormalized(Config):
+    """(reward - group mean) / (standard deviation of these over the batch + epsilon).
+
+    A group whose rewards differ little then teaches little: REINFORCE++ with a baseline, Hu et al. 2025, arXiv
+    2501.03262; and the last step of GDPO, after `combine: {type: normalized_sum}`.
+    """
+
+    type: Literal["batch_normalized"] = "batch_normalized"
+    epsilon: float = Field(default=1e-4, gt=0)
+    """Added to the standard deviation."""
+    tolerance: float = Field(default=1e-6, ge=0)
+    """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
+
+
+AdvantageConfig = Annotated[GroupNormalized | BatchNormalized, Discriminator("type")]
 
 
 class ClippedRatio(Config):
@@ -59,7 +76,7 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     """Completions forwarded at once."""
     max_empty_batches: int = Field(default=8, ge=0)
     """How many batches in a row may hold no group with signal before the run stops."""
-    advantage: GroupNormalized = Field(default_factory=GroupNormalized)
+    advantage: AdvantageConfig = Field(default_factory=GroupNormalized)
     loss: ClippedRatio = Field(default_factory=ClippedRatio)
     kl: KLConfig = Field(default_factory=KLConfig)
 
@@ -69,6 +86,15 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     def _samples(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 makes all answers of a group equal; GRPO learns from differences")
+        return self
+
+    @model_validator(mode="after")
+    def _normalizes_once(self) -> Self:
+        if self.combine.type == "normalized_sum" and self.advantage.type == "group_normalized":
+            raise ValueError(
+                "combine: normalized_sum normalises rewards within each group already; say "
+                "advantage: {type: batch_normalized}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -82,8 +82,11 @@ class Learner:
                 "training starts from; an adapter must start as no change (PEFT's init_lora_weights: true)"
             )
 
-    def update(self, batch: TrainingBatch) -> dict[str, float]:
-        """Take one optimizer step on the batch; return its metrics. Raises StageError on a loss that is not finite."""
+    def update(self, batch: TrainingBatch, scale: float = 1.0) -> dict[str, float]:
+        """Take one optimizer step on the batch, at the scheduled learning rate times ``scale``; return its metrics.
+
+        Raises StageError on a loss that is not finite.
+        """
         totals: dict[str, float] = {}
         for part in batch.micro_batches(self._config.micro_batch_size):
             loss, metrics = self._loss(part.to(self._accelerator.device))
@@ -93,7 +96,9 @@ class Learner:
         norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
         if self._accelerator.scaler is None:  # with a scaler, a step that overflows is skipped and the scale lowered
             _require_finite("gradient norm", float(norm))
-        learning_rate = self._schedule.get_last_lr()[0]
+        learning_rate = scale * self._schedule.get_last_lr()[0]
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = learning_rate
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()

@@ -56,7 +56,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 clock.lap("generate_and_score")
                 if combination.wants_gradients(step + 1):
                     combination.observe_gradients(learner.gradient_products(batches_by_reward(groups, config)))
-                learned = learner.update(batch.scaled(combination.scale()))
+                learned = learner.update(batch, combination.scale())
                 combination.observe(part_means(groups))
                 step += 1
                 clock.lap("learn")

@@ -6,10 +6,11 @@ import time
 import pytest
 
 from rewards.code import last_program
-from rewards.config import CodeRewardConfig, ScoringConfig
+from rewards.config import CodeRewardConfig
 from rewards.registry import build
 from rewards.sandbox import Limits, Sandbox, SandboxError
 from rewards.scorer import Scorer
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.rewards.attempts import group
 

@@ -8,17 +8,15 @@ import random
 import pytest
 
 from rewards import combine
-from rewards.config import (
+from rewards.combine_config import (
     ConstrainedConfig,
-    FormatRewardConfig,
-    FunctionRewardConfig,
     GatedConfig,
     GradientGuidedConfig,
     HypervolumeGuidedConfig,
-    MathRewardConfig,
     NormalizedSumConfig,
     WeightedSumConfig,
 )
+from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig
 from rewards.controllers import hypervolume, sigmoid, undominated
 from rewards.types import Graded, Mark, RewardError
 
@@ -61,6 +59,31 @@ def test_behind_a_closed_gate_nothing_counts():
     gates = GatedConfig(gates={"format": 1.0, "math": 1.0})
     found = values(gates, (1, 1, 0.5), (1, 0, 0.5), (0, 1, 0.5), (0.5, 1, 1), (None, 1, 0.5))
     assert found == [0.5 + 2.0 + 0.5, 0.5, 0.0, 0.25, 2.5]
+
+
+def test_failing_a_gate_is_no_way_out_of_a_penalty():
+    rewards = [FormatRewardConfig(), FormatRewardConfig(name="unsafe", weight=-1.0), FormatRewardConfig(name="tone")]
+    gated = combine.build(GatedConfig(gates={"format": 1.0}), rewards)
+    marked = [{"format": 0.5, "unsafe": 1.0, "tone": -0.25}, {"format": 0.5, "unsafe": -1.0, "tone": 0.25}]
+    assert gated.values(marked) == [0.5 - 1.0 - 0.25, 0.5]
+
+
+def test_values_that_only_rounding_tells_apart_are_equal_once_normalised():
+    normalized = combine.build(NormalizedSumConfig(), [MathRewardConfig(), FormatRewardConfig()])
+    assert normalized.values([{"math": 0.1 + 0.2, "format": 0.0}, {"math": 0.3, "format": 0.0}]) == [0.0, 0.0]
+
+
+def test_a_penalty_that_agrees_with_the_others_gains_weight_and_one_without_weight_stays_out():
+    rewards = [MathRewardConfig(), FormatRewardConfig(weight=-0.5), MathRewardConfig(name="watched", weight=0.0)]
+    guided = combine.build(GradientGuidedConfig(every_steps=1, learning_rate=0.5), rewards)
+    products = {("math", "math"): 1.0, ("format", "format"): 1.0, ("math", "format"): -1.0, ("format", "math"): -1.0}
+    watched = {(a, b): 9.0 for a in ("math", "format", "watched") for b in ("math", "format", "watched")}
+    guided.observe_gradients({**watched, **products})
+    factors = [guided.metrics()[f"reward/{label}/factor"] for label in ("math", "format", "watched")]
+    assert factors[0] == factors[1] > factors[2]  # less of the one is more of the other
+    front = combine.build(HypervolumeGuidedConfig(every_steps=1), rewards)
+    front.observe({"math": 0.5, "format": -0.5})
+    assert front.metrics()["reward/front/volume"] == 0.25
 
 
 def test_multipliers_grow_below_the_threshold_and_shrink_above_it():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, ScoringConfig
+from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig
 from rewards.gold import GoldCheck
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.rewards.attempts import attempt
 

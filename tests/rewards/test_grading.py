@@ -8,13 +8,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rewards import combine, grading, registry
-from rewards.config import (
-    FormatRewardConfig,
-    FunctionRewardConfig,
-    MathRewardConfig,
-    RewardConfig,
-    WeightedSumConfig,
-)
+from rewards.combine_config import WeightedSumConfig
+from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, RewardConfig
 from rewards.types import Attempt, RewardError
 from tests.rewards.attempts import attempt, group
 

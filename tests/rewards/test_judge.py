@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from rewards.chat import filled
-from rewards.config import ExactRewardConfig, JudgeRewardConfig, PriceConfig, ScoringConfig, VerifierRewardConfig
+from rewards.config import ExactRewardConfig, JudgeRewardConfig, PriceConfig, VerifierRewardConfig
 from rewards.grading import grade_at_once, load
 from rewards.judge import opponents, scaled, verdict
 from rewards.registry import build
 from rewards.scorer import Scorer
+from rewards.scoring_config import ScoringConfig
 from rewards.verifier import training_row
 from tests.rewards.attempts import group
 from tests.rewards.endpoint import Refuse, endpoint

@@ -7,8 +7,9 @@ import torch
 import transformers
 
 from examples.arithmetic.base_model import make_tokenizer
-from rewards.config import FunctionRewardConfig, ModelRewardConfig, ScoringConfig
+from rewards.config import FunctionRewardConfig, ModelRewardConfig
 from rewards.scorer import Scorer, in_lanes
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.models import SIZES, TEXTS
 from tests.rewards.attempts import group

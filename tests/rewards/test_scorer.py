@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rewards.config import FunctionRewardConfig, MathRewardConfig, ScoringConfig
+from rewards.config import FunctionRewardConfig, MathRewardConfig
 from rewards.process import MAX_PRINTED_BYTES
 from rewards.scorer import Scorer
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.rewards.attempts import group
 

@@ -7,8 +7,9 @@ import time
 import psutil
 import pytest
 
-from rewards.config import ScoringConfig, VerifierRewardConfig
+from rewards.config import VerifierRewardConfig
 from rewards.process import RewardProcess
+from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.models import write_tiny_model
 from tests.rewards.attempts import group

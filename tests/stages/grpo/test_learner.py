@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from stages.base import RunFacts, StageError
+from stages.grpo.advantages import advantages
 from stages.grpo.batch import TrainingBatch, batches_by_reward, make_batch
 from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
@@ -96,12 +97,9 @@ def trl_loss_and_gradients(
 
 
 def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str, torch.Tensor]:
-    from stages.grpo.advantages import group_normalized
-
     rows = [(g.prompt.token_ids, r.completion) for g in groups for r in g.rollouts]
-    advantages = [
-        a for g in groups for a in group_normalized([r.score.value for r in g.rollouts], config.advantage) or []
-    ]
+    values = [[r.score.value for r in g.rollouts] for g in groups]
+    given = [a for row in advantages(values, config.advantage) for a in row or []]
     longest_prompt = max(len(prompt) for prompt, _ in rows)
     longest_answer = max(len(completion.token_ids) for _, completion in rows)
 
@@ -117,7 +115,7 @@ def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str
         "completion_ids": torch.tensor([right(c.token_ids) for _, c in rows]),
         "completion_mask": torch.tensor([right([1] * len(c.token_ids)) for _, c in rows]),
         "old_per_token_logps": torch.tensor([right(c.logprobs) for _, c in rows]),
-        "advantages": torch.tensor(advantages),
+        "advantages": torch.tensor(given),
         "num_items_in_batch": torch.tensor(float(sum(len(c.token_ids) for _, c in rows))),
     }
     if reference is not None:
@@ -317,8 +315,20 @@ def test_gradient_products_are_those_of_each_reward_alone_and_nothing_is_learned
     assert products["math", "math"] > 0
 
 
-def test_a_scaled_batch_scales_the_gradient() -> None:
-    batch = make_batch(random_groups(), stage())
+def test_a_scaled_step_moves_the_weights_so_much_less_and_the_next_one_as_ever() -> None:
+    config = stage(weight_decay=0.0)
+    batch = make_batch(random_groups(), config)
     assert batch is not None
-    torch.testing.assert_close(batch.scaled(0.5).advantages_B, 0.5 * batch.advantages_B)
-    assert batch.scaled(0.5).tokens_BT is batch.tokens_BT
+
+    def moved(*scales: float) -> list[torch.Tensor]:
+        model = tiny_model("qwen3", vocab_size=VOCAB)
+        learner = learner_of(model, config)
+        for scale in scales:
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            metrics = learner.update(batch, scale)
+            assert metrics["train/learning_rate"] == pytest.approx(scale * config.learning_rate)
+        return [parameter.detach() - old for parameter, old in zip(model.parameters(), before, strict=True)]
+
+    for half, whole in zip(moved(0.5), moved(1.0), strict=True):
+        torch.testing.assert_close(half, 0.5 * whole, rtol=1e-2, atol=1e-7)
+    assert any(change.abs().max() > 0 for change in moved(0.0, 1.0))

@@ -1,0 +1,31 @@
+"""What a recipe may say about how rewards are run. Imports nothing heavy."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ScoringConfig(BaseModel):
+    """How rewards are run: processes, deadlines, and how much failure a run bears."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    num_workers: int = Field(default=1, ge=1)
+    """Worker processes; each imports the rewards once."""
+    deadline_s: float = Field(default=20.0, gt=0)
+    """Seconds that one group may take before its worker is killed and replaced."""
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds that a worker may take to start and import the rewards."""
+    max_memory_gb: float | None = Field(default=4.0, gt=0)
+    """Most private memory of a worker, and of each process that a reward starts; none: no limit."""
+    max_cpu_s: float | None = Field(default=60.0, gt=0)
+    """Seconds of processor time, over all its threads, that one group may take; none: no limit."""
+    max_retries: int = Field(default=1, ge=0)
+    """How often a group is tried again when its worker was killed from outside."""
+    max_unscorable_fraction: float = Field(default=0.2, ge=0, le=1)
+    """Share of unscorable attempts, over the last `window_groups`, past which the run stops, chance allowed for."""
+    window_groups: int = Field(default=256, ge=1)
+    """Length of that window, in groups."""
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds after which a group that a worker took up has its scores, whatever the rewards do."""
+        return (self.max_retries + 1) * (self.start_timeout_s + self.deadline_s)
