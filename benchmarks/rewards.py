@@ -13,6 +13,7 @@ import platform
 import random
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,18 +35,18 @@ Group = tuple[str, list[str]]
 """A gold answer, and the answers to be compared with it."""
 
 
-def ordinary_groups(seed: int) -> list[Group]:
-    """Return groups of worked answers that end in a box, three in four of them right."""
+def ordinary_groups(seed: int) -> list[tuple[str, Group]]:
+    """Return kind and content of groups of worked answers that end in a box, three in four of them right."""
     draw = random.Random(seed)
-    makers: list[Callable[[], tuple[str, list[str]]]] = [
-        lambda: _around(draw, str(draw.randint(-999, 9999))),
-        lambda: _around(draw, f"{draw.randint(1, 99)}"),
-        lambda: _around(draw, f"{draw.uniform(0, 100):.2f}"),
-        lambda: _fraction(draw),
-        lambda: _expression(draw),
-    ]
-    chances = [40, 25, 15, 12, 8]
-    return [draw.choices(makers, chances)[0]() for _ in range(NUM_ATTEMPTS // GROUP)]
+    makers: dict[str, Callable[[], Group]] = {
+        "large numbers": lambda: _around(draw, str(draw.randint(-999, 9999))),
+        "small numbers": lambda: _around(draw, f"{draw.randint(1, 99)}"),
+        "decimals": lambda: _around(draw, f"{draw.uniform(0, 100):.2f}"),
+        "fractions": lambda: _fraction(draw),
+        "expressions": lambda: _expression(draw),
+    }
+    kinds = draw.choices(list(makers), [40, 25, 15, 12, 8], k=NUM_ATTEMPTS // GROUP)
+    return [(kind, makers[kind]()) for kind in kinds]
 
 
 def one_at_a_time(groups: list[Group]) -> list[bool]:
@@ -70,20 +71,22 @@ def measure() -> dict[str, object]:
     """Time both on the same answers, turn about, with fresh answers in each run."""
     import math_verify  # noqa: F401 - both sides have loaded it before the clock starts
 
-    seconds: dict[str, list[float]] = {"ours": [], "one_at_a_time": [], "ours_group": [], "one_group": []}
+    seconds: dict[str, list[float]] = defaultdict(list)
     agree: list[float] = []
     with Scorer([MathRewardConfig()], ScoringConfig(num_workers=2)) as scorer:
-        one_at_a_time(ordinary_groups(0)[:4])
-        by_workers(ordinary_groups(0)[:4], scorer)
+        warm_up = [group for _, group in ordinary_groups(0)[:4]]
+        one_at_a_time(warm_up)
+        by_workers(warm_up, scorer)
         for run in range(1, RUNS + 1):
-            groups, singles = ordinary_groups(run), ordinary_groups(1000 + run)
+            groups, singles = [group for _, group in ordinary_groups(run)], ordinary_groups(1000 + run)
             theirs = _timed(seconds["one_at_a_time"], partial(one_at_a_time, groups))
             ours = _timed(seconds["ours"], partial(by_workers, groups, scorer))
             agree.append(statistics.fmean(bool(a) == bool(b) for a, b in zip(ours, theirs, strict=True)))
-            for group in singles:
-                _timed(seconds["one_group"], partial(one_at_a_time, [group]))
-                _timed(seconds["ours_group"], partial(by_workers, [group], scorer))
+            for kind, group in singles:
+                _timed(seconds[f"one group of {kind}"], partial(one_at_a_time, [group]))
+                _timed(seconds[f"ours of {kind}"], partial(by_workers, [group], scorer))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    kinds = [name.removeprefix("ours of ") for name in medians if name.startswith("ours of ")]
     return {
         "throughput": {
             "ratio": medians["one_at_a_time"] / medians["ours"],
@@ -92,12 +95,15 @@ def measure() -> dict[str, object]:
             "unit": "answers a second",
             "runs": RUNS,
         },
-        "single_group": {
-            "ratio": medians["one_group"] / medians["ours_group"],
-            "ours": 1000 * medians["ours_group"],
-            "math_verify": 1000 * medians["one_group"],
-            "unit": "ms a group of 8",
-            "runs": len(seconds["one_group"]),
+        **{
+            f"a group of {kind}": {
+                "ratio": medians[f"one group of {kind}"] / medians[f"ours of {kind}"],
+                "ours": 1000 * medians[f"ours of {kind}"],
+                "math_verify": 1000 * medians[f"one group of {kind}"],
+                "unit": "ms a group of 8",
+                "runs": len(seconds[f"ours of {kind}"]),
+            }
+            for kind in sorted(kinds)
         },
         "agreement": min(agree),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
@@ -147,9 +153,9 @@ def main() -> None:
     table = Table(title=f"math reward, {found['hardware']}; medians", title_justify="left")
     for heading in ("", "ours", "math_verify", "ratio", "unit"):
         table.add_column(heading)
-    for name in ("throughput", "single_group"):
-        row = found[name]
-        assert isinstance(row, dict)
+    for name, row in found.items():
+        if not isinstance(row, dict):
+            continue
         table.add_row(name, f"{row['ours']:.4g}", f"{row['math_verify']:.4g}", f"{row['ratio']:.2f}", row["unit"])
     Console(width=100).print(table)
     RESULT.parent.mkdir(exist_ok=True)

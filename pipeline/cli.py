@@ -6,6 +6,8 @@ Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage f
 import json
 import re
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -196,8 +198,6 @@ class _Lines:
 
 _SHOWN = re.compile(r"train/loss|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction")
 """Metrics that the progress lines tell: each reward's own mean among them, so that a dead one is seen."""
-
-
 _CAUSE = re.compile(r"reward/cause/(\w+)/count")
 
 
@@ -214,6 +214,17 @@ def _last_metrics(path: Path) -> dict[str, float]:
     return {}
 
 
+def _causes(path: Path) -> Counter[str]:
+    """Return how many answers of an attempt's steps were scored with each cause."""
+    causes = Counter[str]()
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with suppress(json.JSONDecodeError):  # the last line may be half written
+            for metric, value in json.loads(line).items():
+                if found := _CAUSE.search(metric):
+                    causes[found[1]] += value
+    return causes
+
+
 def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
     stage = state.stage(name)
     attempt = folder.stage(name) / "latest"
@@ -225,10 +236,10 @@ def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
         age = time.time() - (attempt / "stage.log").stat().st_mtime if (attempt / "stage.log").exists() else 0.0
         driver = "" if folder.is_driven() else f"; its driver is gone, go on with: strop resume {folder.root}"
         console.print(f"{name}: {at}; last sign of life {age:.0f} s ago{driver}", highlight=False, soft_wrap=True)
-        causes = {found[1]: value for metric, value in newest.items() if (found := _CAUSE.search(metric))}
-        if set(causes) - {"ok"}:
-            counted = ", ".join(f"{count:.0f} {cause}" for cause, count in causes.items())
-            console.print(f"{name}: rewards of its newest step: {counted}", highlight=False, soft_wrap=True)
+    causes = _causes(attempt / "metrics.jsonl")
+    if set(causes) - {"ok"}:
+        counted = ", ".join(f"{count:.0f} {cause}" for cause, count in causes.items())
+        console.print(f"{name}: its rewards' scores by cause: {counted}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

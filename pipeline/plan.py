@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.graph import order
 from pipeline.state import Identity, RunFolder, RunState
 from stages.data.rows import fingerprint as data_fingerprint
-from stages.preflight import code_fingerprint, model_fingerprint, rewards_of
+from stages.preflight import model_fingerprint, reward_fingerprint, rewards_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]
             "base model": base,
             "config": stage.identity(),
             "content of data": {data.path: data_fingerprint(data) for data in stage.datasets().values()},
-            "code of reward": {reward.label: code_fingerprint(reward) for reward in rewards_of(stage)},
+            "code of reward": {reward.label: reward_fingerprint(reward) for reward in rewards_of(stage)},
             "input": {source: _fingerprint(found[source]) for source in stage.inputs().values()},
         }
     return found

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from rewards.types import RewardError
+from rewards.types import Mark, RewardError
 
 if TYPE_CHECKING:
     from rewards.config import AskingConfig
@@ -49,7 +49,7 @@ class Chat:
         if config.base_url is None:
             from rewards.serving import serve
 
-            base_url, key = serve(config.model, config.max_model_tokens)
+            base_url, key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
         else:
             base_url, key = config.base_url, os.environ.get(config.api_key_variable) or "none"
         self._client = openai.AsyncOpenAI(
@@ -62,7 +62,7 @@ class Chat:
     async def ask(self, text: str, meter: Meter, sample: int = 0) -> str:
         """Return the reply to one user turn; replies of different samples are drawn independently.
 
-        Raises openai.OpenAIError once the retries are spent.
+        Raises openai.OpenAIError once the retries are spent, RewardError for a reply without text.
         """
         config = self._config
         request: dict[str, Any] = {
@@ -70,11 +70,11 @@ class Chat:
             "messages": [{"role": "user", "content": text}],
             "max_tokens": config.max_tokens,
             "temperature": config.temperature,
-            **config.request,
         }
         if config.temperature > 0:
             request["seed"] = sample
-        key = hashlib.sha256(json.dumps([config.base_url, request], sort_keys=True).encode()).hexdigest()
+        whole = [config.base_url, request, config.request]
+        key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
         meter.add(requests=1)
         async with self._under_way.setdefault(key, asyncio.Lock()):  # who asks the same meanwhile waits for the cache
             known = self._cache.get(key)
@@ -82,10 +82,11 @@ class Chat:
                 meter.add(cached=1)
                 return known
             async with self._seats:
-                told = await self._client.chat.completions.create(**request)
-            reply = (told.choices[0].message.content or "") if told.choices else ""
-            if told.usage is not None:
-                self._count(meter, told.usage.prompt_tokens, told.usage.completion_tokens)
+                told = await self._client.chat.completions.create(**request, extra_body=config.request)
+            usage = getattr(told, "usage", None)
+            if usage is not None:
+                self._count(meter, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+            reply = text_of(told)
             self._cache.put(key, reply)
             return reply
 
@@ -105,34 +106,76 @@ class _Cache:
     """Replies by request, and dollars spent, in an SQLite file that outlives workers and runs; or in memory."""
 
     def __init__(self, path: str | None) -> None:
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
+            if path is not None:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._rows = sqlite3.connect(path or ":memory:", timeout=10, isolation_level=None)
             self._rows.execute("PRAGMA journal_mode=WAL")
             self._rows.execute("CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
             self._rows.execute("CREATE TABLE IF NOT EXISTS spent (usd REAL NOT NULL)")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise RewardError(f"the cache {path} cannot be used: {error}") from error
 
     def get(self, key: str) -> str | None:
-        found = self._rows.execute("SELECT reply FROM replies WHERE request = ?", (key,)).fetchone()
-        return None if found is None else str(found[0])
+        found = self._first("SELECT reply FROM replies WHERE request = ?", key)
+        return None if found is None else str(found)
 
     def put(self, key: str, reply: str) -> None:
-        self._rows.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
+        self._first("INSERT OR REPLACE INTO replies VALUES (?, ?)", key, reply)
 
     def spend(self, usd: float) -> None:
         if usd:
-            self._rows.execute("INSERT INTO spent VALUES (?)", (usd,))
+            self._first("INSERT INTO spent VALUES (?)", usd)
 
     @property
     def spent_usd(self) -> float:
-        return float(self._rows.execute("SELECT COALESCE(SUM(usd), 0) FROM spent").fetchone()[0])
+        return self._first("SELECT COALESCE(SUM(usd), 0) FROM spent") or 0.0
+
+    def _first(self, statement: str, *values: Any) -> Any:
+        """Return the first value that the statement finds; a cache that fails is no reason to lose a reply."""
+        try:
+            row = self._rows.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            print(f"the cache of replies failed, and is done without: {error}", flush=True)
+            return None
+        return None if row is None else row[0]
+
+
+def text_of(told: Any) -> str:
+    """Return the text of an endpoint's reply; RewardError where it holds none, whatever else it is."""
+    choices = getattr(told, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    content = getattr(message, "content", None)
+    if not isinstance(content, str) or not content.strip():
+        raise RewardError(f"the endpoint's reply holds no text: {told!r:.300}")
+    return content
+
+
+async def gathered(asked: Sequence[Coroutine[Any, Any, str]], seconds: float) -> list[str | Mark]:
+    """Return the replies that come in time, and for the others why there is none."""
+    tasks = [asyncio.create_task(one) for one in asked]
+    if not tasks:
+        return []
+    try:
+        await asyncio.wait(tasks, timeout=seconds)
+    finally:
+        late = [task for task in tasks if task.cancel()]  # or all of them, where this is being given up
+    found: list[str | Mark] = []
+    for task in tasks:
+        if task in late:
+            found.append(Mark(cause="timeout", detail=f"no reply within {seconds:g} s"))
+        elif (failure := task.exception()) is not None:
+            found.append(Mark(cause="error", detail=f"{type(failure).__name__}: {failure}"[:500]))
+        else:
+            found.append(task.result())
+    return found
 
 
 def transcript(turns: Sequence[dict[str, str]]) -> str:
-    """Return a conversation as text: a single turn bare, several with who speaks."""
+    """Return a conversation as text: a single turn bare, several with who speaks. Raises ValueError for images."""
+    for turn in turns:
+        if not isinstance(turn["content"], str):
+            raise ValueError(f"only text can be shown to a language model here, not {turn['content']!r:.80}")
     if len(turns) == 1:
         return turns[0]["content"]
     return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

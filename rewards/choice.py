@@ -9,7 +9,8 @@ from rewards.types import RewardFunction
 if TYPE_CHECKING:
     from rewards.config import ChoiceRewardConfig
 
-_LONE_LETTER = re.compile(r"(?:^|[\s(\[*])([A-Z])(?=$|[\s).\]:,*])")
+_LONE_LETTER = re.compile(r"(?:^|[\s(\[*])([A-Z])(?=$|[\s).\]:,*])(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])")
+"""A letter that stands alone; `A triangle` and `I pick` begin with words."""
 
 
 def load(config: "ChoiceRewardConfig") -> RewardFunction:

@@ -39,9 +39,14 @@ class RewardConfigBase(BaseModel):
     """Whether it is run apart from the others, without limits on memory and processor time: it holds a model."""
 
     @property
-    def starts_server(self) -> bool:
-        """Whether it serves a model, which takes too long to be tried before a run."""
-        return False
+    def num_trials(self) -> int:
+        """How many rows of the data it is tried on before a run; 0 where loading it takes too long."""
+        return 8
+
+    @property
+    def own_model(self) -> str | None:
+        """Folder or Hub id of a model that it loads."""
+        return None
 
     @property
     def label(self) -> str:
@@ -151,7 +156,7 @@ class FormatRewardConfig(RewardConfigBase):
     def _compiles(cls, pattern: str) -> str:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"pattern {pattern!r} is no regular expression of Python's: {error}") from error
         return pattern
 
@@ -221,10 +226,22 @@ class ModelRewardConfig(RewardConfigBase):
     max_tokens: int = Field(default=2048, ge=8)
     """Longest conversation; of a longer one the end is kept."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto`: the stage's first GPU, or the processor where there is none."""
     gold_value: float | None = None
     """A logit has no full marks."""
 
     has_own_worker: ClassVar[bool] = True
+
+    @property
+    def num_trials(self) -> int:
+        """Loading it takes as long as the run's own model."""
+        return 0
+
+    @property
+    def own_model(self) -> str | None:
+        """The reward model."""
+        return self.model
 
 
 class PriceConfig(BaseModel):
@@ -251,7 +268,7 @@ class AskingConfig(RewardConfigBase):
     """Context of a server of our own."""
     temperature: float = Field(default=0.0, ge=0)
     request: dict[str, JsonValue] = {}
-    """Further fields of every request, such as top_p."""
+    """Further fields of every request, such as top_p or chat_template_kwargs."""
     seconds: float = Field(default=15.0, gt=0)
     """For all requests of a group together, retries included; replies that are not there by then are done without."""
     max_retries: int = Field(default=4, ge=0)
@@ -265,12 +282,28 @@ class AskingConfig(RewardConfigBase):
     price: PriceConfig = Field(default_factory=PriceConfig)
     """For the meter."""
 
+    gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1)
+    """Share of the GPU for a server of our own. It runs on the stage's first; give it an endpoint to run elsewhere."""
+
     has_own_worker: ClassVar[bool] = True
 
+    @field_validator("request")
+    @classmethod
+    def _leaves_us_our_fields(cls, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        ours = {"messages", "model", "n", "stream"} & request.keys()
+        if ours:
+            raise ValueError(f"{sorted(ours)} are not for a recipe to set: one reply is read, as a whole")
+        return request
+
     @property
-    def starts_server(self) -> bool:
-        """Without an endpoint."""
-        return self.base_url is None
+    def num_trials(self) -> int:
+        """One with an endpoint, since it costs; none with a server of our own."""
+        return 0 if self.base_url is None else 1
+
+    @property
+    def own_model(self) -> str | None:
+        """What a server of our own serves."""
+        return self.model if self.base_url is None else None
 
     def longest_s(self, num_attempts: int) -> float:
         """All requests running for all their time."""

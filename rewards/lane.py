@@ -2,9 +2,9 @@
 
     groups -> one queue -> threads, each with its seat at a worker -> RewardProcess -> Graded
 
-A lane of plain functions has one thread a worker. A lane of coroutine functions has one worker, whose event loop
-marks as many groups at once as the lane has threads. A reward that holds
-a model has one worker of its own, without limits. A worker that is lost is replaced before its next group.
+A lane of rewards that mark one group at a time has one thread a worker. A reward that marks several at once has a lane
+to itself with one worker, and as many threads as groups are marked at once. A reward that holds a model has a lane and
+a worker to itself, without limits. A worker that is lost is replaced before its next group.
 """
 
 import threading

@@ -2,25 +2,25 @@
 
 import functools
 import logging
-import math as arithmetic
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import BOX, last_box, missing
-from rewards.types import RewardFunction
+from rewards.types import Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import MathRewardConfig
 
 _DECIMAL = re.compile(r"(-?)(\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(?:\.(\d{1,6}))?")
 _FRACTION = re.compile(r"(-?)(?:\\[dt]?frac\{(\d{1,12})\}\{(\d{1,12})\}|(\d{1,12})/(\d{1,12}))")
-ANSWER_LIMIT_S = 2.0
-"""Seconds that one answer may take to parse and compare."""
+ANSWER_LIMIT_S, GROUP_LIMIT_S, LEAST_LIMIT_S = 2.0, 8.0, 0.1
+"""Seconds that one answer may take to parse and compare; all of a group; and each that is left after these."""
 
 
 class _TooSlowError(BaseException):
@@ -31,7 +31,7 @@ def load(config: "MathRewardConfig") -> RewardFunction:
     r"""Import math-verify (half a second) and return a reward: 1.0 where the answer equals gold, else 0.0.
 
     The gold answer is `config.answer_column`, bare (`633`, `\frac{1}{2}`) or in a box. An answer that cannot
-    be compared within two seconds, such as `2^{10^{10}}`, is NaN: not wrong, but not scored.
+    be compared within two seconds, such as `2^{10^{10}}`, is not wrong but not scored.
     """
     import math_verify  # noqa: F401 - a worker pays for it at its start, not in its first group
 
@@ -39,22 +39,24 @@ def load(config: "MathRewardConfig") -> RewardFunction:
     column = config.answer_column
     equals(BOX + "1}", "1")  # the first parse builds tables
 
-    def math(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+    def math(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | Mark]:
         if column not in columns:
             raise missing(column, columns)
         texts = [turns[-1]["content"] for turns in completions]
-        return [_mark(text, str(gold)) for text, gold in zip(texts, columns[column], strict=True)]
+        end = time.monotonic() + GROUP_LIMIT_S
+        return [_mark(text, str(gold), end) for text, gold in zip(texts, columns[column], strict=True)]
 
     return math
 
 
-def _mark(response: str, gold: str) -> float:
-    """1.0, 0.0, or NaN for an answer that takes too long."""
+def _mark(response: str, gold: str, end: float) -> float | Mark:
+    """Return 1.0, 0.0, or what says that the answer takes too long."""
+    limit_s = max(LEAST_LIMIT_S, min(ANSWER_LIMIT_S, end - time.monotonic()))
     try:
-        with _time_limit(ANSWER_LIMIT_S):
+        with _time_limit(limit_s):
             return float(equals(response, gold))
     except _TooSlowError:
-        return arithmetic.nan
+        return Mark(cause="timeout", detail=f"the answer could not be compared within {limit_s:.1f} s")
 
 
 def equals(response: str, gold: str) -> bool:

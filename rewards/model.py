@@ -19,10 +19,12 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_gpu = torch.cuda.is_available()
+    device = torch.device(("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(config.model, truncation_side="left")
         model = transformers.AutoModelForSequenceClassification.from_pretrained(config.model, dtype=config.precision)
+        model.to(device).eval()
     except Exception as error:
         raise RewardError(f"reward model {config.model!r} cannot be loaded: {error}") from error
     if model.config.num_labels != 1:
@@ -32,7 +34,6 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    model.to(device).eval()
 
     def model_reward(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
         texts = [_text(tokenizer, [*prompt, *turns]) for prompt, turns in zip(prompts, completions, strict=True)]

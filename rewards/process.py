@@ -69,7 +69,8 @@ class RewardProcess:
     def __init__(self, rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig", concurrency: int = 1) -> None:
         """Start the process and send it what to load; it may be asked for ``concurrency`` groups at once."""
         self._pipe, child_end = Pipe()
-        self._is_ready = False
+        self._loading = threading.Lock()
+        self._loaded: tuple[str, Any] | None = None
         self._is_killed = False
         self._max_cpu_s = scoring.max_cpu_s
         self._shares = concurrency > 1
@@ -106,14 +107,13 @@ class RewardProcess:
 
     def wait_ready(self, deadline_s: float) -> None:
         """Wait until the rewards are imported; WorkerError where they are not."""
-        if self._is_ready:
-            return
-        inbox = self._inboxes[READY]
-        kind, body = self._receive(inbox, time.monotonic() + deadline_s, "the rewards were being imported")
-        inbox.put((kind, body))  # for the other threads that wait
+        with self._loading:  # one thread waits, the others find what it has heard
+            if self._loaded is None:
+                inbox = self._inboxes[READY]
+                self._loaded = self._receive(inbox, time.monotonic() + deadline_s, "the rewards were being imported")
+        kind, body = self._loaded
         if kind == "failed":
             raise WorkerError("error", body)
-        self._is_ready = True
 
     def score(self, group: Sequence[Attempt], deadline_s: float) -> Graded:
         """Have one group marked; WorkerError names the reward that ran when the worker died or was late."""
@@ -127,6 +127,8 @@ class RewardProcess:
                 if kind == "scored":
                     graded: Graded = body
                     return graded
+                if kind == "cancelled":
+                    raise WorkerError("error", f"{doing} and cancelled its own task", is_lost=False)
                 doing = f"reward {body!r} was running"
         except WorkerError as error:
             if self._shares and error.cause == "timeout":
@@ -143,7 +145,8 @@ class RewardProcess:
                 os.killpg(self.pid, signal.SIGKILL)
             kill_those_with(f"{MARK_VARIABLE}={self._mark}")
             self._outbox.put(None)
-        self._process.wait(REAP_TIMEOUT_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel's hands, such as on a dead file server
+            self._process.wait(REAP_TIMEOUT_S)
 
     def _receive(self, inbox: "SimpleQueue[tuple[str, Any]]", end: float, doing: str) -> tuple[str, Any]:
         """Wait for the worker's next message until ``end`` on the monotonic clock."""

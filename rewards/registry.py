@@ -40,12 +40,15 @@ def import_function(config: "FunctionRewardConfig") -> RewardFunction:
     if config.factory:
         return cast(RewardFunction, function)
     try:
-        inspect.signature(function).bind_partial(**config.kwargs)
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:  # some functions of C have none
+        raise RewardError(f"reward {config.import_path!r} has no signature, so nobody knows what to give it") from error
+    try:
+        signature.bind_partial(**config.kwargs)
     except TypeError as error:
         raise RewardError(
             f"reward {config.import_path!r} is given kwargs {sorted(config.kwargs)}, and its signature is "
-            f"{inspect.signature(function)}: {error}. Mend `kwargs` or the function, or say factory: true if it "
-            "makes the reward"
+            f"{signature}: {error}. Mend `kwargs` or the function, or say factory: true if it makes the reward"
         ) from error
     return cast(RewardFunction, functools.partial(function, **config.kwargs))
 

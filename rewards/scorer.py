@@ -7,7 +7,7 @@ import math
 import statistics
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -17,9 +17,10 @@ from rewards.combinations import Combination
 from rewards.combine_config import WeightedSumConfig
 from rewards.config import RewardConfig
 from rewards.lane import Lane
+from rewards.process import CANCEL_TIMEOUT_S, REAP_TIMEOUT_S
 from rewards.registry import check_labels
 from rewards.scoring_config import ScoringConfig
-from rewards.types import FAILURES, Attempt, Cause, Graded, RewardError, Score
+from rewards.types import FAILURES, Attempt, Graded, RewardError, Score
 
 DEVIATIONS = 3.0
 """How far a share of failures must lie above the limit, in standard deviations of a reward that fails just so often."""
@@ -44,7 +45,6 @@ class Scorer:
         self._scoring = scoring
         self._lock = threading.Lock()
         self._is_closed = False
-        self._counts: Counter[Cause] = Counter()
         self._logged: dict[str, list[float]] = {}
         self._window: deque[list[Score]] = deque(maxlen=scoring.window_groups)
         self._lanes = [Lane(alike, scoring) for alike in in_lanes(rewards)]
@@ -58,8 +58,8 @@ class Scorer:
     def submit(self, group: Sequence[Attempt]) -> "Future[list[Score]]":
         """Score one whole prompt group; the future never raises for what a reward does.
 
-        It is done within ``longest_wait_s`` of a worker's taking it up. It raises RewardError when the scorer is
-        closed first.
+        It is done within ``longest_wait_s`` of a worker's taking it up; it raises RewardError when the scorer is
+        closed before.
         """
         with self._lock:
             if self._is_closed:
@@ -70,17 +70,13 @@ class Scorer:
     @property
     def longest_wait_s(self) -> float:
         """Seconds within which a worker scores a group that it has taken up, whatever the rewards do."""
-        return self._scoring.longest_wait_s
+        a_try_s = self._scoring.start_timeout_s + self._scoring.deadline_s + CANCEL_TIMEOUT_S + REAP_TIMEOUT_S
+        return (self._scoring.max_retries + 1) * a_try_s
 
     @property
     def num_waiting(self) -> int:
         """Groups in the longest queue, that no worker has taken up yet."""
         return max(lane.num_waiting for lane in self._lanes)
-
-    def counts(self) -> Mapping[Cause, int]:
-        """How many attempts ended with each cause, since the start."""
-        with self._lock:
-            return dict(self._counts)
 
     def take_metrics(self) -> dict[str, float]:
         """Return the mean of what rewards have logged since the last call, by `reward/NAME/METRIC`."""
@@ -91,25 +87,26 @@ class Scorer:
     def check_budget(self) -> None:
         """Raise RewardError when too many attempts of the last ``window_groups`` could not be scored.
 
-        Chance is allowed for: a group fails as a whole more often than not, so a window holds as many draws as groups.
-        Three groups of which nothing could be scored are beyond the default limit, and a reward that fails on a tenth
-        of its calls hardly ever is.
+        Until the window is full, chance is allowed for: a group fails as a whole more often than not, so there are as
+        many draws as groups. Three groups of which nothing could be scored are beyond the default limit, and a reward
+        that fails on a tenth of its calls hardly ever is.
         """
         with self._lock:
             groups = list(self._window)
+            is_full = len(groups) == self._window.maxlen
         scores = [score for group in groups for score in group]
         failures = [score for score in scores if score.cause in FAILURES]
         limit = self._scoring.max_unscorable_fraction
-        chance = DEVIATIONS * math.sqrt(limit * (1 - limit) / max(1, len(groups)))
+        chance = 0.0 if is_full else DEVIATIONS * math.sqrt(limit * (1 - limit) / max(1, len(groups)))
         if len(failures) <= (limit + chance) * len(scores):
             return
+        allowed = f"max_unscorable_fraction={limit:g}" + (f", and {chance:.2g} for chance" if chance else "")
         examples = {score.cause: score.detail for score in failures}
         by_cause = Counter(score.cause for score in failures)
         lines = [f"  {cause}: {num}, for instance: {examples[cause]}" for cause, num in by_cause.items()]
         raise RewardError(
-            f"{len(failures)} of the last {len(scores)} attempts could not be scored, more than "
-            f"max_unscorable_fraction={limit:g}. Mend the reward, or raise "
-            "the limit. By cause:\n" + "\n".join(lines)
+            f"{len(failures)} of the last {len(scores)} attempts could not be scored, more than {allowed}. Mend the "
+            "reward, or raise the limit. By cause:\n" + "\n".join(lines)
         )
 
     def close(self) -> None:
@@ -135,7 +132,6 @@ class Scorer:
         )
         scores = combine.scores(self._combination, graded)
         with self._lock:
-            self._counts.update(score.cause for score in scores)
             self._window.append(scores)
             for name, values in ((name, values) for graded in parts for name, values in graded.metrics.items()):
                 self._logged.setdefault(name, []).extend(values)
@@ -147,6 +143,18 @@ def in_lanes(rewards: Sequence[RewardConfig]) -> list[list[RewardConfig]]:
     apart = [reward for reward in rewards if reward.concurrency > 1 or reward.has_own_worker]
     plain = [reward for reward in rewards if reward not in apart]
     return [lane for lane in [plain, *([reward] for reward in apart)] if lane]
+
+
+def check_deadline(rewards: Sequence[RewardConfig], scoring: ScoringConfig, group_size: int) -> None:
+    """Raise RewardError where a lane's rewards may rightly take longer for a group than it is given."""
+    for lane in in_lanes(rewards):
+        longest_s = sum(reward.longest_s(group_size) for reward in lane)
+        if longest_s > scoring.deadline_s:
+            names = ", ".join(repr(reward.label) for reward in lane if reward.longest_s(group_size))
+            raise RewardError(
+                f"reward {names} may take {longest_s:g} s for a group of {group_size}, and the deadline is "
+                f"{scoring.deadline_s:g} s; raise scoring.deadline_s (--deadline-s), or allow the reward less time"
+            )
 
 
 def joined(parts: "Sequence[Future[Graded]]", make: Callable[[Sequence[Graded]], list[Score]]) -> "Future[list[Score]]":

@@ -13,19 +13,16 @@ class ScoringConfig(BaseModel):
     deadline_s: float = Field(default=20.0, gt=0)
     """Seconds that one group may take before its worker is killed and replaced."""
     start_timeout_s: float = Field(default=120.0, gt=0)
-    """Seconds that a worker may take to start and import the rewards."""
+    """Seconds that a worker may take to start and import the rewards, or load their models."""
     max_memory_gb: float | None = Field(default=4.0, gt=0)
     """Most private memory of a worker, and of each process that a reward starts; none: no limit."""
     max_cpu_s: float | None = Field(default=60.0, gt=0)
-    """Seconds of processor time, over all its threads, that one group may take; none: no limit."""
+    """Seconds of processor time, over all its threads, that one group may take, where a worker marks one at a time;
+    none: no limit."""
     max_retries: int = Field(default=1, ge=0)
     """How often a group is tried again when its worker was killed from outside."""
     max_unscorable_fraction: float = Field(default=0.2, ge=0, le=1)
-    """Share of unscorable attempts, over the last `window_groups`, past which the run stops, chance allowed for."""
+    """Share of unscorable attempts, over the last `window_groups`, past which the run stops. Before there are so many,
+    three standard deviations more."""
     window_groups: int = Field(default=256, ge=1)
     """Length of that window, in groups."""
-
-    @property
-    def longest_wait_s(self) -> float:
-        """Seconds after which a group that a worker took up has its scores, whatever the rewards do."""
-        return (self.max_retries + 1) * (self.start_timeout_s + self.deadline_s)

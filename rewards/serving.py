@@ -1,7 +1,6 @@
 """A vLLM server of our own, for the rewards that a language model gives. It ends with the worker that starts it."""
 
 import contextlib
-import ctypes
 import os
 import secrets
 import signal
@@ -10,16 +9,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 
+from rewards.strays import die_with_parent
 from rewards.types import RewardError
 
 START_TIMEOUT_S = 600.0
-"""How long the server may take to load its model; the scorer's ``start_timeout_s`` is usually shorter."""
+"""How long the server may take to load its model. The scorer's ``start_timeout_s`` is 120 by default; raise that."""
 POLL_S = 0.2
-PR_SET_PDEATHSIG = 1
 
 
-def serve(model: str, max_model_tokens: int) -> tuple[str, str]:
+def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float) -> tuple[str, str]:
     """Serve a model, a folder or a Hub id, on the loopback; return its base URL and key once it answers.
 
     On the GPU where there is one. It belongs to this process's group, so that it is killed with this worker, and ends
@@ -33,6 +33,7 @@ def serve(model: str, max_model_tokens: int) -> tuple[str, str]:
         "host": "127.0.0.1",
         "port": str(port),
         "max-model-len": str(max_model_tokens),
+        "gpu-memory-utilization": str(gpu_memory_utilization),
         "generation-config": "vllm",
         "uvicorn-log-level": "warning",
     }
@@ -42,7 +43,7 @@ def serve(model: str, max_model_tokens: int) -> tuple[str, str]:
         [*command, *_for_cpu(max_model_tokens)],
         env=_environment(key),
         stdin=subprocess.DEVNULL,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),  # asked so, it ends its engine too
     )
     end = time.monotonic() + START_TIMEOUT_S
     while not _answers(port):
@@ -56,12 +57,6 @@ def serve(model: str, max_model_tokens: int) -> tuple[str, str]:
             raise RewardError(f"the vLLM server for {model!r} did not answer within {START_TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
     return f"http://127.0.0.1:{port}/v1", key
-
-
-def _end_with_parent() -> None:
-    """Have Linux ask this process to end when its parent does; asked, the server ends its engine too."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

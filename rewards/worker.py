@@ -8,21 +8,17 @@ None asks it to give that group up, and it says ``cancelled``.
 
 import asyncio
 import contextlib
-import ctypes
 import math
 import os
 import resource
-import signal
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rewards import grading
+from rewards.strays import die_with_parent
 from rewards.types import Attempt, RewardError, WorkerOrder
-
-PR_SET_PDEATHSIG = 1
 
 
 def main(pipe_fd: int, parent_pid: int) -> None:
@@ -114,17 +110,6 @@ def limit_cpu(seconds: float | None) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime + seconds), hard))
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask Linux to kill this process when the thread that started it ends, however it ends.
-
-    Elsewhere a closing pipe is what ends an orphan, once its reward has returned.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before we asked
-            os._exit(1)
 
 
 def be_killed_first() -> None:

@@ -47,9 +47,8 @@ class GroupScorer(Protocol):
 class Collector:
     """Turns prompts into scored groups, all completions of a call by one version of the policy.
 
-    ``decode`` turns token ids into text without special tokens. ``on_answer`` hears of every
-    answered and of scored prompts. ``score_timeout_s`` is the longest time
-    without any group being scored, once generation is over.
+    ``decode`` turns token ids into text without special tokens. ``on_answer`` is called whenever a prompt is answered
+    or scored. ``score_timeout_s`` is the longest time without any group being scored, once generation is over.
     """
 
     def __init__(

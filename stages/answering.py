@@ -8,8 +8,8 @@ from rewards import combine
 from rewards.combine_config import CombineConfig, WeightedSumConfig
 from rewards.config import RewardConfig, columns_needed
 from rewards.registry import check_labels
+from rewards.scorer import check_deadline
 from rewards.scoring_config import ScoringConfig
-from rewards.types import RewardError
 from rollout.config import EngineConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
@@ -44,14 +44,7 @@ class AnsweringStageConfig(StageConfig):
         """Raise RewardError where the rewards cannot be combined, or may take longer than they are given."""
         check_labels(self.scored_by())
         combine.build(self.combine, self.scored_by())
-        size, deadline_s = self.largest_group(), self.scoring.deadline_s
-        longest_s = sum(reward.longest_s(size) for reward in self.scored_by())
-        if longest_s > deadline_s:
-            names = ", ".join(repr(reward.label) for reward in self.scored_by() if reward.longest_s(size))
-            raise RewardError(
-                f"reward {names} may take {longest_s:g} s for a group of {size}, and scoring.deadline_s is "
-                f"{deadline_s:g}; raise that, or allow the reward less time"
-            )
+        check_deadline(self.scored_by(), self.scoring, self.largest_group())
 
     def room(self, role: str, engine: EngineConfig) -> int:
         """Most tokens that a prompt of this data set may have in the engine's context."""

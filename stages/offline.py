@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from rewards.config import RewardConfig, columns_needed
 from rewards.gold import GoldCheck
-from rewards.scorer import Scorer
+from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
-from rewards.types import Attempt, RewardError, Score
+from rewards.types import FAILURES, Attempt, RewardError, Score
 from rollout.types import RolloutGroup
 from stages.data.config import DataSetConfig
-from stages.data.rows import load_rows, reward_columns
+from stages.data.rows import DataError, load_rows, reward_columns
 from stages.grpo.advantages import advantages
 from stages.grpo.config import GroupNormalized
 from stages.preflight import trial_attempts
+
+TRIED_ROWS, TRIED_GROUP = 8, 8
+"""Rows on whose gold answers a reward is put to the test, and answers of its largest group."""
 
 
 def parse_reward(spec: str) -> RewardConfig:
@@ -32,7 +35,7 @@ def parse_reward(spec: str) -> RewardConfig:
     try:
         reward: RewardConfig = TypeAdapter(RewardConfig).validate_python(yaml.safe_load(spec))
         return reward
-    except (ValidationError, yaml.YAMLError) as error:
+    except (ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise RewardError(f"--reward {spec!r} is no reward: {what}") from error
 
@@ -55,12 +58,13 @@ def setup(specs: Sequence[str], *, deadline_s: float, num_workers: int) -> Setup
 
 
 def score_file(path: Path, setup: Setup) -> Iterator[Score]:
-    """Score a file's completions, one score a row in their order; neighbouring rows with one prompt make a group.
+    """Score a file's completions, one score a row in their order; neighbours that differ in nothing else are a group.
 
     Rows have `prompt`, `completion` and the columns that the rewards read. Raises DataError, RewardError.
     """
     rows = load_rows(DataSetConfig(path=str(path)), ["prompt", "completion", *columns_needed(setup.rewards)])
-    groups = [[_attempt(row) for row in group] for _, group in groupby(rows, key=lambda row: row["prompt"])]
+    groups = [[_attempt(row) for row in group] for _, group in groupby(rows, key=_all_but_completion)]
+    check_deadline(setup.rewards, setup.scoring, max(map(len, groups)))
     with Scorer(setup.rewards, setup.scoring) as scorer:
         futures = [scorer.submit(group) for group in groups]
         for future in futures:
@@ -83,7 +87,9 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
     Raises DataError where the file is not what the rewards need.
     """
     scoring = setup.scoring
-    gold, other = trial_attempts(DataSetConfig(path=str(path)), ["prompt", *columns_needed(setup.rewards)])
+    check_deadline(setup.rewards, scoring, TRIED_GROUP)
+    needs = ["prompt", *columns_needed(setup.rewards)]
+    gold, other = trial_attempts(DataSetConfig(path=str(path)), needs, TRIED_ROWS)
     with GoldCheck(setup.rewards, scoring) as check:
         problems = check.problems(gold, other)
     yield Finding(
@@ -93,17 +99,30 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
     )
     if problems:
         return
-    group = (gold or other)[:1] * 8
+    group = _of_different_answers([*gold, *other])
     with Scorer(setup.rewards, scoring) as scorer:
+        [alone] = scorer.submit(group[:1]).result()
         start = time.monotonic()
         first = scorer.submit(group).result()
         seconds = time.monotonic() - start
         second = scorer.submit(group).result()
-    same = [score.value for score in first] == [score.value for score in second]
+    with Scorer(setup.rewards, scoring) as scorer:
+        third = scorer.submit(group).result()
+    failed = [score.detail for score in [alone, *first] if score.cause in FAILURES]
+    marked = [score for score in first if score.value is not None]
+    yield Finding(
+        clause="groups of one answer and of several, right and wrong ones",
+        is_kept=bool(marked) and not failed,
+        detail=next(iter(failed), f"{len(marked)} of {len(group)} marked" if marked else "no answer got any value"),
+    )
+    calls = [[score.value for score in scores] for scores in (first, second, third)]
+    same = calls[0] == calls[1] == calls[2]
     yield Finding(
         clause="the same value for the same answer",
         is_kept=same or is_random,
-        detail="twice the same" if same else "two calls differ; fix its seed, or say --random if that is meant",
+        detail="the same twice, and in a fresh process"
+        if same
+        else "two calls differ; fix its seed, or say --random if that is meant",
     )
     rate = len(group) / max(seconds, 1e-9)
     yield Finding(
@@ -113,9 +132,16 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
     )
 
 
+def _of_different_answers(tried: Sequence[Attempt]) -> list[Attempt]:
+    """Return a group: the first row's own answer, and those of other rows and an empty one to the first's prompt."""
+    texts = list(dict.fromkeys([*(attempt.completion[-1]["content"] for attempt in tried), ""]))
+    answers = (texts * TRIED_GROUP)[:TRIED_GROUP]
+    return [replace(tried[0], completion=[{"role": "assistant", "content": text}]) for text in answers]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescored:
-    """What stored groups come to under other rewards."""
+    """What stored groups come to under other rewards: weighted sums, and advantages normalised in the group."""
 
     num_groups: int
     num_attempts: int
@@ -133,10 +159,19 @@ class Rescored:
 
 
 def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
-    """Score the groups of Parquet files anew, and compare scores and group-normalised advantages."""
+    """Score the groups of Parquet files anew, and compare scores and group-normalised advantages.
+
+    Raises DataError for a file that holds no groups.
+    """
     from rollout.records import read_groups  # pyarrow
 
-    groups = [group for file in files for group in read_groups(file)]
+    groups = list[RolloutGroup]()
+    for file in files:
+        try:
+            groups += read_groups(file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file} holds no groups of a run: {error}") from error
+    check_deadline(setup.rewards, setup.scoring, max(len(group.rollouts) for group in groups))
     with Scorer(setup.rewards, setup.scoring) as scorer:
         futures = [scorer.submit(_attempts(group)) for group in groups]
         after = [[score.value for score in future.result()] for future in futures]
@@ -174,8 +209,11 @@ def _mean(rows: Sequence[Sequence[float | None]]) -> float:
 
 
 def _attempt(row: Mapping[str, Any]) -> Attempt:
-    columns = {name: value for name, value in row.items() if name != "completion"}
-    return Attempt(prompt=row["prompt"], completion=row["completion"], columns=reward_columns(columns))
+    return Attempt(prompt=row["prompt"], completion=row["completion"], columns=reward_columns(_all_but_completion(row)))
+
+
+def _all_but_completion(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "completion"}
 
 
 def _attempts(group: RolloutGroup) -> list[Attempt]:

@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Self
 
-from rewards.config import AskingConfig, FunctionRewardConfig, RewardConfig
+from rewards.config import FunctionRewardConfig, ModelRewardConfig, RewardConfig
 from rewards.gold import GoldCheck
 from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
@@ -30,8 +30,6 @@ HASHED_WHOLE_BYTES, HASHED_PARTS, HASHED_PART_BYTES = 1 << 26, 256, 1 << 18
 """Files of a base model up to this size are hashed whole; of larger ones so many parts, spread evenly."""
 FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".yaml"}
 """No id on the Hub ends so; whoever writes it means a file."""
-GOLD_SAMPLE = 8
-"""How many gold answers each reward is tried on."""
 
 
 def rewards_of(stage: StageConfig) -> list[RewardConfig]:
@@ -59,7 +57,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
         try:
             if isinstance(stage, AnsweringStageConfig):
                 stage.check_rewards()
-                yield from _about_servers(name, stage)
+                yield from _about_models(name, stage)
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:
@@ -78,6 +76,7 @@ class GoldTrial:
 
     def __init__(self, reward: RewardConfig, scoring: ScoringConfig) -> None:
         self.stages: dict[str, AnsweringStageConfig] = {}
+        self._num_rows = reward.num_trials
         self._check = GoldCheck([reward], scoring)
 
     def problems(self) -> Iterator[Problem]:
@@ -88,7 +87,7 @@ class GoldTrial:
                 if not data.is_file or data.model_dump_json() in tried:
                     continue
                 tried.add(data.model_dump_json())
-                found = self._check.problems(*trial_attempts(data, stage.columns()))
+                found = self._check.problems(*trial_attempts(data, stage.columns(), self._num_rows))
                 yield from (f"stage {name!r}: {line}" for line in found)
                 if found:
                     return
@@ -106,7 +105,7 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     for name, stage in stages.items():
         if isinstance(stage, AnsweringStageConfig):
             for reward in stage.scored_by():
-                if reward.starts_server:
+                if reward.num_trials == 0:
                     continue
                 identity = reward.model_dump_json(exclude={"weight"})
                 trials[identity] = trials.get(identity) or GoldTrial(reward, stage.scoring)
@@ -114,14 +113,14 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     return list(trials.values())
 
 
-def trial_attempts(data: DataSetConfig, columns: Sequence[str]) -> tuple[list[Attempt], list[Attempt]]:
+def trial_attempts(data: DataSetConfig, columns: Sequence[str], num_rows: int) -> tuple[list[Attempt], list[Attempt]]:
     """Return gold answers to try rewards on, and for rows that have none, answers of which nothing is asked.
 
     A gold answer is a row's completion, or its `answer` in a box.
     """
     gold: list[Attempt] = []
     other: list[Attempt] = []
-    for row in load_rows(data.model_copy(update={"limit": GOLD_SAMPLE}), columns):
+    for row in load_rows(data.model_copy(update={"limit": num_rows}), columns):
         completion = row.get("completion")
         boxed = f"\\boxed{{{row['answer']}}}" if "answer" in row else None
         text = completion or boxed or "an answer"
@@ -151,11 +150,13 @@ def model_fingerprint(model: str) -> str:
     return digest.hexdigest()
 
 
-def code_fingerprint(reward: RewardConfig) -> str:
-    """Return the hash of the file that a reward of the user's own lies in; "" for a built-in one.
+def reward_fingerprint(reward: RewardConfig) -> str:
+    """Return the identity of a reward's model, or the hash of the file that one of the user's own lies in; else "".
 
     The file is found without importing it; what it imports in turn is not looked at.
     """
+    if reward.own_model is not None:
+        return model_fingerprint(reward.own_model)
     if not isinstance(reward, FunctionRewardConfig):
         return ""
     places: Sequence[str] | None = [*sys.path, str(Path.cwd())]
@@ -201,14 +202,23 @@ def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> 
     return f"note: stage {name!r}: {path} is taken for a data set on the Hub; its rows are checked when the stage loads"
 
 
-def _about_servers(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
-    """Say which rewards are not tried, since they serve a model, and which of these could not."""
+def _about_models(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
+    """Say which rewards are not tried, since they load a model, and which of these could not."""
     for reward in stage.scored_by():
-        if isinstance(reward, AskingConfig) and reward.starts_server:
-            if Path(reward.model).is_dir() or HUB_ID.fullmatch(reward.model):
-                yield f"note: stage {name!r}: reward {reward.label!r} is first tried when its server starts, in the run"
+        if reward.own_model is None:
+            continue
+        folder, where = Path(reward.own_model), f"stage {name!r}: reward {reward.label!r}"
+        if folder.is_dir():
+            config = read_json_object(folder / "config.json")
+            num_labels = len(config.get("id2label") or [0, 1])  # transformers writes none for two
+            if isinstance(reward, ModelRewardConfig) and num_labels != 1:
+                yield f"{where}: model {reward.own_model!r} has {num_labels} labels; a reward is the logit of one"
             else:
-                yield f"stage {name!r}: reward {reward.label!r}: model {reward.model!r} is no folder, nor a Hub id"
+                yield f"note: {where} is first tried when the run has loaded its model"
+        elif HUB_ID.fullmatch(reward.own_model):
+            yield f"note: {where} is first tried when the run has loaded {reward.own_model} from the Hub"
+        else:
+            yield f"{where}: model {reward.own_model!r} is no folder, nor can it be the id of a model on the Hub"
 
 
 def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:

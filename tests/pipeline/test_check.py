@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rewards.config import ModelRewardConfig
+from stages.preflight import reward_fingerprint
 from tests.models import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,34 @@ def test_a_column_that_a_reward_names_is_missed_where_rows_have_no_gold_answer(
     recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "bare.jsonl", [{"prompt": "a"}])
     recipe["stages"]["grpo"]["rewards"] = ["tests.rewards.obedient:reads_hints"]
     assert_refused(check(tmp_path, recipe), tmp_path, "needs the columns ['hint']; the data has []")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({"0": "LABEL_0"}, "reward 'model' is first tried when the run has loaded its model"),
+        ({"0": "bad", "1": "good"}, "has 2 labels; a reward is the logit of one"),
+        (None, "has 2 labels"),
+    ],
+)
+def test_a_reward_model_is_not_loaded_but_its_head_is_looked_at(
+    tmp_path: Path, recipe: dict[str, Any], labels: dict[str, str] | None, says: str
+) -> None:
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"id2label": labels} if labels else {}))
+    recipe["stages"]["grpo"]["rewards"] = [{"type": "model", "model": str(folder)}]
+    result = check(tmp_path, recipe)
+    assert says in result.stdout + result.stderr
+    assert result.returncode == (2 if "2 labels" in says else 0)
+
+
+def test_another_reward_model_in_the_same_folder_is_another_reward(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    reward = ModelRewardConfig(model=str(tmp_path))
+    before = reward_fingerprint(reward)
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "x"}}')
+    assert before != reward_fingerprint(reward) != ""
 
 
 def test_gold_answers_of_every_stage_are_tried(tmp_path: Path, recipe: dict[str, Any]) -> None:

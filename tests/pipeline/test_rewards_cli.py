@@ -69,12 +69,47 @@ def test_trl_s_own_rewards_work_by_import_path(tmp_path: Path) -> None:
 
 def test_check_says_which_clauses_are_kept(tmp_path: Path, answers: Path) -> None:
     right = strop("check", "--reward", "math", "--data", write(tmp_path / "g.jsonl", {"prompt": "3+4", "answer": "7"}))
-    assert right.returncode == 0 and right.stdout.count("kept") == 3, right.stdout + right.stderr
+    assert right.returncode == 0 and right.stdout.count("kept") == 4, right.stdout + right.stderr
     wrong = strop("check", "--reward", "math", "--data", answers)
     assert wrong.returncode == 2 and "not kept  full marks" in wrong.stdout and "of row 2" in wrong.stdout
     moody = ["check", "--reward", "tests.pipeline.bad_rewards:moody", "--data", answers]
     assert "two calls differ" in strop(*moody).stdout
     assert strop(*moody, "--random").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        (
+            "fails_on_others",
+            "not kept  groups of one answer and of several, right and wrong ones: reward 'fails",
+        ),
+        (
+            "of_eight_alone",
+            "not kept  groups of one answer and of several, right and wrong ones: reward 'of_e",
+        ),
+        ("marks_nothing", "no answer got any value"),
+        ("by_the_hash_of_the_process", "two calls differ"),
+    ],
+)
+def test_check_tries_what_gold_answers_alone_do_not_show(tmp_path: Path, reward: str, says: str) -> None:
+    data = write(tmp_path / "g.jsonl", {"prompt": "3+4", "answer": "7"}, {"prompt": "1+1", "answer": "2"})
+    found = strop("check", "--reward", f"tests.pipeline.bad_rewards:{reward}", "--data", data)
+    assert found.returncode == 2 and says in found.stdout, found.stdout + found.stderr
+
+
+def test_rows_that_differ_in_a_column_are_no_group(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "1", "level": level} for level in (1, 1, 2)]
+    data = write(tmp_path / "d.jsonl", *rows)
+    found = strop("score", "--reward", "tests.pipeline.bad_rewards:counts", "--data", data)
+    assert [json.loads(line)["value"] for line in found.stdout.splitlines()] == [2, 2, 1], found.stderr
+
+
+def test_a_file_that_holds_no_groups_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r/grpo/rollouts").mkdir(parents=True)
+    (tmp_path / "r/grpo/rollouts/junk.parquet").write_text("no parquet")
+    found = strop("rescore", tmp_path / "r", "--reward", "math")
+    assert found.returncode == 2 and "junk.parquet holds no groups of a run" in " ".join(found.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class Refuse(Exception):
@@ -32,9 +33,21 @@ class Endpoint:
         return [request["messages"][0]["content"] for request in self.requests]
 
 
+def completion(model, text):
+    """The body of a reply."""
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+    }
+
+
 @contextmanager
-def endpoint(reply: Callable[[str], str]):
-    """Serve; ``reply`` turns the request's text into the reply's, or raises Refuse."""
+def endpoint(reply: Callable[[str], Any]):
+    """Serve; ``reply`` turns the request's text into the reply's or into a whole body, or raises Refuse."""
     state = Endpoint(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -45,20 +58,8 @@ def endpoint(reply: Callable[[str], str]):
                 state.busy += 1
                 state.busiest = max(state.busiest, state.busy)
             try:
-                text = state.reply(request["messages"][0]["content"])
-                status, body = (
-                    200,
-                    {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": int(time.time()),
-                        "model": request["model"],
-                        "choices": [
-                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                        ],
-                        "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
-                    },
-                )
+                reply = state.reply(request["messages"][0]["content"])
+                status, body = 200, completion(request["model"], reply) if isinstance(reply, str) else reply
             except Refuse as refusal:
                 status, body = refusal.status, {"error": {"message": "not now", "type": "refused"}}
             finally:

@@ -34,6 +34,17 @@ async def rests_then_obeys(completions, **columns):
     return obey(completions)
 
 
+async def cancels_itself(completions, **columns):
+    """By its own task, by the error alone, or not."""
+    text = completions[0][-1]["content"]
+    if text == "by task":
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+    if text == "by error":
+        raise asyncio.CancelledError
+    return obey(completions)
+
+
 def sees_the_run(completions, completion_logprobs, step, group_id):
     """Read what is passed on request alone."""
     assert group_id == "p7"

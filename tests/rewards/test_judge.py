@@ -1,14 +1,14 @@
 """Rewards that ask a language model, against an endpoint that misbehaves."""
 
 import asyncio
-import math
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
-from rewards.chat import filled
+from rewards.chat import Chat, Meter, filled, gathered
 from rewards.config import ExactRewardConfig, JudgeRewardConfig, PriceConfig, VerifierRewardConfig
 from rewards.grading import grade_at_once, load
 from rewards.judge import opponents, scaled, verdict
@@ -16,6 +16,7 @@ from rewards.registry import build
 from rewards.scorer import Scorer
 from rewards.scoring_config import ScoringConfig
 from rewards.verifier import training_row
+from rewards.verifier import verdict as verifier_verdict
 from tests.rewards.attempts import group
 from tests.rewards.endpoint import Refuse, endpoint
 
@@ -52,6 +53,7 @@ def test_pointwise_marks_are_scaled_from_worst_to_best():
         scores, metrics = judged(config, "a", "aaaa", "aa{answer}aaaaaa")
     assert values(scores[:2]) == [0.25, 1.0]
     assert (scores[2].cause, scores[2].value) == ("malformed", None)  # 16 is off the scale
+    assert "ends without a verdict as asked for: ...'So long. [[16]]'" in scores[2].detail
     assert "Longer is better." in served.texts[0]
     assert "from 0 (worst) to 4 (best)" in served.texts[0]
     assert any("aa{answer}aaaaaa" in text for text in served.texts)
@@ -106,7 +108,8 @@ def test_one_request_that_keeps_failing_fails_its_attempt_alone():
 
     with endpoint(reply) as served:
         scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url), "good", "bad", "fine")
-    assert [score.cause for score in scores] == ["ok", "malformed", "ok"]
+    assert [score.cause for score in scores] == ["ok", "error", "ok"]
+    assert "not now" in scores[1].detail
 
 
 def test_an_endpoint_that_is_not_there_says_so():
@@ -125,9 +128,9 @@ def test_replies_that_come_late_are_done_without():
     with endpoint(reply) as served:
         start = time.monotonic()
         scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url, seconds=1.0), "quick", "slow")
-        assert [score.cause for score in scores] == ["ok", "malformed"]
+        assert [score.cause for score in scores] == ["ok", "timeout"]
         scores, _ = judged(JudgeRewardConfig(model="m", base_url=served.url, seconds=1.0), "slow")
-        assert scores[0].cause == "error"
+        assert scores[0].cause == "timeout"
         assert "no reply within 1 s" in scores[0].detail
     assert time.monotonic() - start < 20
 
@@ -210,11 +213,85 @@ def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
 
 
 @pytest.mark.parametrize(
-    ("reply", "mark"), [("[[1]]", 0.0), ("[[10]]", 1.0), ("[[3]], no: [[ 5.5 ]]", 0.5), ("[[11]]", None), ("7", None)]
+    ("reply", "mark"),
+    [
+        ("[[1]]", 0.0),
+        ("[[10]]", 1.0),
+        ("[[3]], no: [[ 5.5 ]]", 0.5),
+        ("[[10/10]]", 1.0),
+        ("[[mark: 1]]", 0.0),
+        ("[[Score 10]]", 1.0),
+        ("[[11]]", None),
+        ("[[4/5]]", None),
+        ("[[1_0]]", None),
+        ("[[nan]]", None),
+        ("7", None),
+    ],
 )
 def test_the_last_mark_in_double_brackets_counts(reply, mark):
-    found = scaled(reply, 1, 10)
-    assert math.isnan(found) if mark is None else found == mark
+    assert scaled(reply, 1, 10) == mark
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (r"\boxed{\text{correct}}", 1.0),
+        (r"\boxed{Incorrect.}", 0.0),
+        (r"\boxed{**correct**}", 1.0),
+        (r"\boxed{not correct}", None),
+        ("correct", None),
+    ],
+)
+def test_a_verdict_is_read_as_models_write_it(reply, found):
+    read = verifier_verdict(reply)
+    assert read == found or (found is None and read.cause == "malformed")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"choices": []},
+        {"choices": [{"index": 0, "message": {"role": "assistant", "content": None}}], "usage": {}},
+        {"error": {"message": "quota is spent"}},
+        [1, 2],
+    ],
+)
+def test_what_is_no_reply_is_a_failure_with_its_text_and_is_asked_for_again(body):
+    with endpoint(lambda text: body) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url)
+        chat = Chat(config)
+
+        async def ask_twice():
+            return await gathered([chat.ask("a", Meter()), chat.ask("a", Meter())], 5.0)
+
+        for one in asyncio.run(ask_twice()):
+            assert one.cause == "error" and "holds no text" in one.detail
+        assert len(served.requests) == 2  # nothing of it was kept
+        assert "quota" in one.detail or "quota" not in str(body)
+
+
+def test_a_cache_that_fails_costs_no_reply(tmp_path, capsys):
+    file = tmp_path / "cache.sqlite"
+    with endpoint(lambda text: "[[10]]") as served:
+        chat = Chat(JudgeRewardConfig(model="m", base_url=served.url, cache=str(file)))
+        chat._cache._rows.execute("DROP TABLE replies")
+        assert asyncio.run(chat.ask("a", Meter())) == "[[10]]"
+    assert "no such table" in capsys.readouterr().out
+
+
+def test_one_answer_has_nobody_to_be_compared_with():
+    with endpoint(longer_wins) as served:
+        [mark], _ = judged(JudgeRewardConfig(model="m", base_url=served.url, compare="pairwise"), "a")
+    assert mark.cause == "not_applicable"
+
+
+def test_images_are_refused_and_not_shown_as_text():
+    image = [{"role": "user", "content": [{"type": "image"}]}]
+    with endpoint(longer_wins) as served:
+        config = JudgeRewardConfig(model="m", base_url=served.url)
+        graded = asyncio.run(grade_at_once(load([config]), [replace(one, prompt=image) for one in group("a")]))
+    assert "only text can be shown" in graded.marks["judge"][0].detail
 
 
 def test_opponents_meet_round_about_and_nobody_twice():
@@ -237,6 +314,8 @@ def test_parts_are_put_in_once_whatever_they_hold():
         {"compare": "pairwise", "template": "{first} alone"},
         {"lowest": 5, "highest": 5},
         {"base_url": "127.0.0.1:8000"},
+        {"request": {"stream": True}},
+        {"request": {"n": 2}},
     ],
 )
 def test_a_judge_that_cannot_work_is_refused(wrong):

@@ -57,6 +57,13 @@ def test_choice_takes_the_one_letter_that_stands_alone() -> None:
     assert marks(reward(type="choice"), "B", "A", answer=1) == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("text", "picked"), [("I pick (B)", "B"), ("A triangle, so C", "C"), ("A or B", ""), ("(A), not B", ""), ("I", "I")]
+)
+def test_words_of_one_letter_are_no_picks(text: str, picked: str) -> None:
+    assert marks(reward(type="choice"), text, text, answer=picked or "B") == [float(bool(picked))] * 2
+
+
 def test_choice_refuses_a_gold_answer_that_is_no_letter() -> None:
     with pytest.raises(ValueError, match="'Paris' is none of the letters"):
         marks(reward(type="choice"), "B", answer="Paris")

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from rewards.config import FunctionRewardConfig, MathRewardConfig
-from rewards.process import MAX_PRINTED_BYTES
-from rewards.scorer import Scorer
+from rewards.config import CodeRewardConfig, FunctionRewardConfig, JudgeRewardConfig, MathRewardConfig
+from rewards.process import MAX_PRINTED_BYTES, REAP_TIMEOUT_S
+from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.rewards.attempts import group
@@ -37,6 +38,16 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_over():
+    """Whatever a reward did, and whatever it started, is gone when its scorer is closed."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    started = [child for child in psutil.Process().children(recursive=True) if child not in before]
+    _, left = psutil.wait_procs(started, timeout=5)
+    assert [child for child in left if is_running(child.pid)] == []
 
 
 def wait_until_gone(pids, deadline_s=15.0):
@@ -69,11 +80,13 @@ def wait_until_gone(pids, deadline_s=15.0):
 )
 def test_a_hostile_reward_costs_its_group_and_no_other(deed, cause, said):
     with scorer() as runtime:
-        for bad in score(runtime, deed, "2.0"):
+        start = time.monotonic()
+        found = score(runtime, deed, "2.0")
+        assert time.monotonic() - start < 2 * (4.0 + REAP_TIMEOUT_S)  # the deadline, tried twice where it was killed
+        for bad in found:
             assert (bad.value, bad.cause, bad.parts) == (None, cause, {"obey": None})
             assert said in bad.detail
         assert [good.value for good in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
-        assert runtime.counts() == {cause: 2, "ok": 2}
 
 
 def test_processor_time_is_limited_apart_from_the_deadline():
@@ -113,7 +126,6 @@ def test_a_group_whose_worker_was_killed_is_tried_again(tmp_path):
     reward = OBEY.model_copy(update={"kwargs": {"note": str(note)}})
     with scorer(reward) as runtime:
         assert [s.value for s in score(runtime, "kill once", "2.0")] == [1.0, 2.0]
-        assert runtime.counts() == {"ok": 2}
     first, second = note.read_text().split()
     assert first != second
 
@@ -131,7 +143,6 @@ def test_an_idle_worker_that_is_killed_is_replaced():
         pid = int(score(runtime, "pid", "")[0].value)
         os.kill(pid, signal.SIGKILL)
         assert [s.value for s in score(runtime, "0.5", "2.0")] == [0.5, 2.0]
-        assert runtime.counts() == {"ok": 4}
 
 
 def test_two_timeouts_on_two_workers_do_not_starve_the_next_groups():
@@ -165,8 +176,15 @@ def test_an_answer_that_is_merely_monstrous_delays_nobody_else(answer):
 def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
     with scorer(MathRewardConfig(), deadline_s=20.0, max_cpu_s=20.0) as runtime:
         hostile, right = score(runtime, r"\boxed{2^{10^{10}}}", r"\boxed{633}", answer="633")
-        assert (hostile.value, hostile.cause) == (None, "malformed")
+        assert (hostile.value, hostile.cause) == (None, "timeout")
         assert right.value == 1.0
+
+
+def test_a_whole_group_of_hostile_math_answers_fits_the_deadline():
+    hostile = [rf"\boxed{{{n}^{{10^{{10}}}}}}" for n in range(2, 17)]
+    with scorer(MathRewardConfig(), deadline_s=20.0, max_cpu_s=20.0) as runtime:
+        found = score(runtime, *hostile, r"\boxed{633}", answer="633")
+    assert [one.cause for one in found] == ["timeout"] * 15 + ["ok"]
 
 
 def test_the_total_is_the_weighted_sum_of_what_applies():
@@ -228,6 +246,37 @@ def test_a_coroutine_that_blocks_its_loop_costs_its_worker_and_its_neighbours_ar
         assert after is not None and after != pid
 
 
+def test_a_plain_function_that_hangs_where_several_groups_are_marked_costs_its_worker():
+    several = FunctionRewardConfig(import_path="tests.rewards.obedient:obey", concurrency=3)
+    with scorer(several, deadline_s=1.0) as runtime:
+        pid = score(runtime, "pid", "")[0].value
+        for _ in range(4):  # more than there are threads
+            assert {s.cause for s in score(runtime, "sleep", "1")} == {"timeout"}
+            assert [s.value for s in score(runtime, "0.5", "1")] == [0.5, 1.0]
+        assert score(runtime, "pid", "")[0].value != pid
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_coroutine_that_cancels_itself_has_failed(concurrency):
+    later = FunctionRewardConfig(import_path="tests.rewards.obedient:cancels_itself", concurrency=concurrency)
+    with scorer(later, deadline_s=5.0) as runtime:
+        assert {s.cause for s in score(runtime, "by task")} == {"error"}
+        assert {s.cause for s in score(runtime, "by error")} == {"error"}
+        assert score(runtime, "1")[0].value == 1.0
+
+
+def test_two_lanes_have_each_their_own_deadline():
+    code = CodeRewardConfig(seconds=6.0, parallel=2)
+    judge = JudgeRewardConfig(model="m", base_url="http://127.0.0.1:9/v1", seconds=15.0)
+    scoring = ScoringConfig(deadline_s=20.0)
+    check_deadline([code, judge], scoring, 4)
+    with pytest.raises(RewardError, match=r"reward 'code' may take 28 s for a group of 8, and the deadline is 20 s"):
+        check_deadline([code, judge], scoring, 8)
+    two = code.model_copy(update={"name": "again"})
+    with pytest.raises(RewardError, match="reward 'code', 'again' may take 28 s"):
+        check_deadline([code, two, judge], scoring, 4)
+
+
 def test_a_reward_may_ask_for_step_group_and_log_probabilities():
     attempts = [
         replace(attempt, group_id="p7", step=3, completion_logprobs=(-1.0, -2.0)) for attempt in group("a", "b")
@@ -240,12 +289,12 @@ def test_failures_past_the_budget_stop_the_run_with_counts_and_examples():
     with scorer(max_unscorable_fraction=0.1, window_groups=9) as runtime:
         for deed in ("raise", "1", "2", "3", "4", "5", "raise", "too few", "0", "exit"):
             score(runtime, deed, "2.0")
-        runtime.check_budget()  # the first has left the window: 3 of 9 groups, where 0.1 + 3 * 0.1 are the limit
-        score(runtime, "raise", "2.0")
         with pytest.raises(RewardError) as caught:
-            runtime.check_budget()
-        assert "8 of the last 18" in str(caught.value)
-        assert "error: 4, for instance: reward 'obey' raised KeyError" in str(caught.value)
+            runtime.check_budget()  # the first has left the window
+        assert "6 of the last 18 attempts could not be scored, more than max_unscorable_fraction=0.1." in str(
+            caught.value
+        )
+        assert "error: 2, for instance: reward 'obey' raised KeyError" in str(caught.value)
         assert "malformed: 2, for instance: reward 'obey' must return a list" in str(caught.value)
         assert "killed: 2, for instance: the reward worker" in str(caught.value)
 
@@ -256,7 +305,7 @@ def test_the_budget_allows_for_chance_and_for_nothing_where_it_is_zero():
             score(runtime, deed, "2.0")
         runtime.check_budget()  # two of two may be chance
         score(runtime, "raise", "2.0")
-        with pytest.raises(RewardError, match="6 of the last 6"):
+        with pytest.raises(RewardError, match=r"6 of the last 6 .*=0.2, and 0.69 for chance"):
             runtime.check_budget()
     with scorer(max_unscorable_fraction=0.0) as runtime:
         score(runtime, "1", "2.0")
