@@ -35,6 +35,8 @@ JAIL_USERS = range(20_000, 60_000)
 MARK_VARIABLE = "STROP_SANDBOX"
 """Without a jail, its value finds the processes that the code has started."""
 SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+HOME = "/sandbox"
+"""The one folder to write to, in memory; also called /tmp, where our own Python does not lie below that."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _INSIDE = Path(__file__).with_name("sandbox_inside.py")
 
@@ -207,7 +209,7 @@ def _jail(disk_bytes: int) -> list[str]:
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
         command += ["--unshare-user", "--disable-userns"]
-    for variable, value in _plain_environment("/tmp").items():
+    for variable, value in _plain_environment(HOME).items():
         command += ["--setenv", variable, value]
     command += ["--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for folder in map(Path, SYSTEM_FOLDERS):
@@ -223,8 +225,10 @@ def _jail(disk_bytes: int) -> list[str]:
     command += ["--proc", "/proc"]
     for device in DEVICES:
         command += ["--dev-bind", device, device]
-    command += ["--perms", "1777", "--size", str(disk_bytes), "--tmpfs", "/tmp", "--symlink", "/tmp", "/dev/shm"]
-    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", *_python()]
+    command += ["--perms", "1777", "--size", str(disk_bytes), "--tmpfs", HOME, "--symlink", HOME, "/dev/shm"]
+    if not any(Path(prefix).is_relative_to("/tmp") for prefix in (sys.base_prefix, sys.prefix)):
+        command += ["--symlink", HOME, "/tmp"]
+    return [*command, "--remount-ro", "/", "--chdir", HOME, "--", *_python()]
 
 
 def _python() -> list[str]:

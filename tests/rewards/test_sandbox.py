@@ -175,8 +175,12 @@ def test_it_writes_only_in_memory_and_not_much(jailed, tmp_path):
     places = [tmp_path / "new", "/usr/new", "/new", "/dev/new", "/proc/self/comm/new", Path(os.__file__).parent / "new"]
     for path in places:
         assert outcome(jailed, f"open({str(path)!r}, 'w').write('x')").how == "raised", path
-    assert printed(jailed, "open('own.txt', 'w').write('x' * 1000); print(len(open('/tmp/own.txt').read()))") == "1000"
-    assert not Path("/tmp/own.txt").exists()
+    assert (
+        printed(jailed, "open('own.txt', 'w').write('x' * 1000); print(len(open('/sandbox/own.txt').read()))") == "1000"
+    )
+    assert not Path("/sandbox/own.txt").exists()
+    below = "import tempfile; print(tempfile.mkdtemp().startswith('/sandbox/'))"
+    assert printed(jailed, below) == "True"
     assert outcome(jailed, "open('big', 'wb').write(bytes(8 << 20))").how == "raised"
     many = "for n in range(100): open(f'{n}', 'wb').write(bytes(1 << 20))"
     assert outcome(jailed, many).how == "raised"
