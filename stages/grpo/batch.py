@@ -1,7 +1,6 @@
-"""Groups become tensors, here and nowhere else.
+"""Groups become tensors, here and in `stages.grpo.packing`, and nowhere else.
 
-Shapes: B sequences (completions with signal), T tokens of the longest (prompt and completion, padded on the right).
-Position t of a [B, T - 1] tensor speaks of token t + 1, as next-token predictions do.
+Shapes: S answers that train, N sampled tokens of all of them, one answer after the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,44 +11,59 @@ from torch import Tensor
 
 from rollout.types import RolloutGroup
 from stages.grpo.advantages import advantages
-from stages.grpo.config import GRPOStage
-from stages.logprobs import pad_right
+from stages.grpo.config import Aggregate, GRPOStage
+from stages.grpo.packing import Answer, Costs, PackedRows, micro_batches, pack, row_length, rows_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """What the loss knows of some sampled tokens besides their log-probabilities under the policy."""
+
+    engine_logprobs_N: Tensor
+    """[N] what the engine gave each, in nats."""
+    advantages_N: Tensor
+    """[N] of the answer that it is part of."""
+    weights_N: Tensor
+    """[N] share of each in the batch's loss; what the config's `aggregate` says. Those of a whole batch sum to 1,
+    but for `constant`."""
+    answers_N: Tensor
+    """[N] place of its answer in the batch."""
+
+    def __getitem__(self, places: Tensor) -> "Tokens":
+        """Return some of the tokens."""
+        return Tokens(**{field.name: getattr(self, field.name)[places] for field in fields(self)})
+
+    def to(self, device: torch.device) -> "Tokens":
+        """Return the same on a device."""
+        return Tokens(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """All completions that one optimizer step learns from."""
+    """All answers that one optimizer step learns from."""
 
-    tokens_BT: Tensor
-    """[B, T] prompt, then completion."""
-    attention_BT: Tensor
-    """[B, T] 1 on tokens, 0 on padding."""
-    answer_BT: Tensor
-    """[B, T - 1] 1 where the token was sampled by the policy, 0 on prompt and padding."""
-    engine_logprobs_BT: Tensor
-    """[B, T - 1] what the engine gave each sampled token, in nats; 0 elsewhere."""
-    advantages_B: Tensor
-    """[B]."""
-    weights_BT: Tensor
-    """[B, T - 1] share of each sampled token in the batch's loss; what the config's `aggregate` says. Sums to 1."""
+    answers: tuple[Answer, ...]
+    """[S]."""
+    tokens: Tokens
 
-    def micro_batches(self, size: int) -> Iterator["TrainingBatch"]:
-        """Yield parts of at most ``size`` sequences of like length, without needless padding.
+    def micro_batches(
+        self, max_tokens: int, costs: Costs, *, shares: bool = True
+    ) -> Iterator[tuple[PackedRows, Tokens]]:
+        """Yield parts of at most ``max_tokens`` forwarded tokens, in rows of like length; `packing` says how.
 
         The weights were fixed for the whole batch, so the parts' losses add up to the loss of the whole.
         """
-        lengths_B = self.attention_BT.sum(dim=1)
-        for rows in torch.argsort(lengths_B, descending=True).split(size):
-            longest = int(lengths_B[rows].max())
-            yield TrainingBatch(**{f.name: _cut(getattr(self, f.name)[rows], f.name, longest) for f in fields(self)})
-
-    def to(self, device: torch.device) -> "TrainingBatch":
-        """Return the same batch on a device."""
-        return TrainingBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        alone = [[at] for at in range(len(self.answers))]
+        rows = rows_of(self.answers, costs, max_tokens) if shares else alone
+        starts = torch.tensor([0, *(len(answer.token_ids) for answer in self.answers)]).cumsum(0).tolist()
+        for part in micro_batches([row_length(self.answers, row) for row in rows], max_tokens):
+            chosen = [rows[at] for at in part]
+            places = torch.cat([torch.arange(starts[at], starts[at + 1]) for row in chosen for at in row])
+            yield pack(self.answers, chosen), self.tokens[places]
 
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:
-    """Return the completions of all groups that have signal; None where none has."""
+    """Return the answers of all groups that have signal; None where none has."""
     return _batch(groups, [_values(group) for group in groups], config)
 
 
@@ -63,64 +77,48 @@ def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict
     return found
 
 
+def token_weights(lengths_S: Sequence[int], aggregate: Aggregate, max_tokens: int) -> Tensor:
+    """Return [N] weights of the tokens of answers so long, as the config defines them."""
+    lengths = torch.tensor(lengths_S)
+    if aggregate == "token":
+        each_S = torch.full((len(lengths),), 1.0 / int(lengths.sum()))
+    elif aggregate == "sequence":
+        each_S = 1.0 / (lengths * len(lengths))
+    else:
+        each_S = torch.full((len(lengths),), 1.0 / (len(lengths) * max_tokens))
+    return each_S.repeat_interleave(lengths)
+
+
 def _batch(
     groups: Sequence[RolloutGroup], values_NG: Sequence[Sequence[float | None]], config: GRPOStage
 ) -> TrainingBatch | None:
-    advantages_NG = advantages(values_NG, config.advantage)
-    rows = [row for group, given in zip(groups, advantages_NG, strict=True) if given for row in _rows(group, given)]
-    if not rows:
+    given = advantages(values_NG, config.advantage)
+    chosen = [
+        (place, group, rollout.completion, advantage)
+        for place, (group, advantages_G) in enumerate(zip(groups, given, strict=True))
+        if advantages_G is not None
+        for rollout, advantage in zip(group.rollouts, advantages_G, strict=True)
+        if advantage is not None and not (config.mask_truncated and rollout.completion.finish_reason != "stop")
+    ]
+    if not chosen:
         return None
-    tokens_BT, attention_BT = pad_right([row.prompt + row.answer for row in rows])
-    answer_BT = torch.zeros(tokens_BT.shape[0], tokens_BT.shape[1] - 1)
-    engine_logprobs_BT = torch.zeros_like(answer_BT)
-    for b, row in enumerate(rows):
-        start, end = len(row.prompt) - 1, len(row.prompt) + len(row.answer) - 1
-        answer_BT[b, start:end] = 1.0
-        engine_logprobs_BT[b, start:end] = torch.tensor(row.logprobs)
+    lengths_S = [len(completion.token_ids) for _, _, completion, _ in chosen]
+    lengths = torch.tensor(lengths_S)
     return TrainingBatch(
-        tokens_BT=tokens_BT,
-        attention_BT=attention_BT,
-        answer_BT=answer_BT,
-        engine_logprobs_BT=engine_logprobs_BT,
-        advantages_B=torch.tensor([row.advantage for row in rows]),
-        weights_BT=token_weights(answer_BT, config.loss.aggregate),
+        answers=tuple(
+            Answer(group=place, prompt=group.prompt.token_ids, token_ids=completion.token_ids)
+            for place, group, completion, _ in chosen
+        ),
+        tokens=Tokens(
+            engine_logprobs_N=torch.tensor([value for _, _, completion, _ in chosen for value in completion.logprobs]),
+            advantages_N=torch.tensor([advantage for *_, advantage in chosen]).repeat_interleave(lengths),
+            weights_N=token_weights(lengths_S, config.loss.aggregate, config.sampling.max_tokens),
+            answers_N=torch.arange(len(chosen)).repeat_interleave(lengths),
+        ),
     )
-
-
-def token_weights(answer_BT: Tensor, aggregate: str) -> Tensor:
-    """Return [B, T - 1] weights that sum to 1: equal for all tokens, or for all answers and shared inside each."""
-    if aggregate == "token":
-        return answer_BT / answer_BT.sum()
-    return answer_BT / answer_BT.sum(dim=1, keepdim=True) / answer_BT.shape[0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    advantage: float
 
 
 def _values(group: RolloutGroup, label: str | None = None) -> list[float | None]:
     """Return [G] values of the group, of all its rewards together or of one."""
     scores = [rollout.score for rollout in group.rollouts]
     return [score.value if label is None else score.parts.get(label) for score in scores]
-
-
-def _rows(group: RolloutGroup, advantages_G: Sequence[float | None]) -> Iterator[_Row]:
-    for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):
-        if advantage is not None:
-            completion = rollout.completion
-            yield _Row(
-                prompt=group.prompt.token_ids,
-                answer=completion.token_ids,
-                logprobs=completion.logprobs,
-                advantage=advantage,
-            )
-
-
-def _cut(tensor: Tensor, name: str, longest: int) -> Tensor:
-    if name == "advantages_B":
-        return tensor
-    return tensor[:, :longest] if name in ("tokens_BT", "attention_BT") else tensor[:, : longest - 1]

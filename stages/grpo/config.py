@@ -40,23 +40,119 @@ class BatchNormalized(Config):
 AdvantageConfig = Annotated[GroupNormalized | BatchNormalized, Discriminator("type")]
 
 
-class ClippedRatio(Config):
-    """Importance ratio by token, clipped on either side (PPO's surrogate, Schulman et al. 2017, arXiv 1707.06347)."""
+Aggregate = Literal["token", "sequence", "constant"]
+"""How tokens are weighed in the loss. `token`: mean over all tokens of the batch (DAPO). `sequence`: mean over answers
+of their token means (GRPO). `constant`: sum over tokens, over answers times `sampling.max_tokens` (Dr. GRPO)."""
 
-    type: Literal["clipped_ratio"] = "clipped_ratio"
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
+
+class _Loss(Config):
+    aggregate: Aggregate = "token"
+    """Mean over all tokens (DAPO), over answers of their means (GRPO), or a sum over a constant (Dr. GRPO)."""
+
+
+class _Clipped(_Loss):
+    clip_low: float = Field(default=0.2, gt=0, le=1)
     """The ratio counts down to 1 - clip_low."""
     clip_high: float = Field(default=0.2, gt=0)
     """The ratio counts up to 1 + clip_high."""
-    aggregate: Literal["sequence", "token"] = "token"
-    """`token`: mean over all tokens of the batch (DAPO). `sequence`: mean over answers of their token means (GRPO)."""
+    most: float | None = Field(default=None, gt=1)
+    """Largest ratio that counts against a bad answer; none: any."""
+
+    @model_validator(mode="after")
+    def _clips_twice_in_order(self) -> Self:
+        if self.most is not None and self.most <= 1 + self.clip_high:
+            raise ValueError(f"most {self.most:g} must lie above 1 + clip_high {self.clip_high:g}")
+        return self
+
+
+class ClippedRatio(_Clipped):
+    """Importance ratio by token, clipped on either side (PPO's surrogate, Schulman et al. 2017, arXiv 1707.06347)."""
+
+    type: Literal["clipped_ratio"] = "clipped_ratio"
+
+
+class SequenceRatio(_Clipped):
+    """Importance ratio by answer, clipped (GSPO, Zheng et al. 2025, arXiv 2507.18071)."""
+
+    type: Literal["sequence_ratio"] = "sequence_ratio"
+    aggregate: Aggregate = "sequence"
+    clip_low: float = Field(default=3e-4, gt=0, le=1)
+    """The ratio counts down to 1 - clip_low."""
+    clip_high: float = Field(default=4e-4, gt=0)
+    """The ratio counts up to 1 + clip_high."""
+
+
+class ClippedWeight(_Loss):
+    """Policy gradient weighted by the ratio, cut at the top (CISPO, MiniMax 2025, arXiv 2506.13585)."""
+
+    type: Literal["clipped_weight"] = "clipped_weight"
+    clip_high: float = Field(default=4.0, gt=0)
+    """The weight is 1 + clip_high at most."""
+
+
+class SoftGate(_Loss):
+    """Importance ratio through a gate that fades (SAPO, Gao et al. 2025, arXiv 2511.20347)."""
+
+    type: Literal["soft_gate"] = "soft_gate"
+    aggregate: Aggregate = "sequence"
+    sharpness_good: float = Field(default=1.0, gt=0)
+    """Of the gate for answers with a positive advantage."""
+    sharpness_bad: float = Field(default=1.05, gt=0)
+    """Of the gate for the others."""
+
+
+class AdvantageRegression(_Loss):
+    """The answer's log-ratio is fitted to its advantage (Reg-GRPO, Park et al. 2025, arXiv 2506.07464)."""
+
+    type: Literal["advantage_regression"] = "advantage_regression"
+    aggregate: Aggregate = "sequence"
+    scale: float = Field(default=1.0, gt=0)
+    """Nats of log-ratio for an advantage of 1."""
+
+
+class PolicyGradient(_Loss):
+    """Advantage times log-probability (REINFORCE); for strictly fresh samples."""
+
+    type: Literal["policy_gradient"] = "policy_gradient"
+
+
+LossConfig = Annotated[
+    ClippedRatio | SequenceRatio | ClippedWeight | SoftGate | AdvantageRegression | PolicyGradient,
+    Discriminator("type"),
+]
+
+
+class _Correction(Config):
+    level: Literal["token", "sequence"] = "token"
+    """A weight for each token, or one for all tokens of an answer: the product of theirs."""
+    most: float = Field(default=2.0, gt=1)
+    """Largest weight."""
+
+
+class TruncatedWeights(_Correction):
+    """Weights above `most` are cut to it (truncated importance sampling)."""
+
+    type: Literal["truncated"] = "truncated"
+
+
+class MaskedWeights(_Correction):
+    """Weights outside of the bounds become 0 (IcePop)."""
+
+    type: Literal["masked"] = "masked"
+    least: float = Field(default=0.5, ge=0, lt=1)
+    """Smallest weight."""
+
+
+CorrectionConfig = Annotated[TruncatedWeights | MaskedWeights, Discriminator("type")]
 
 
 class KLConfig(Config):
-    """Penalty for leaving the reference: the k3 estimate, exp(d) - d - 1 with d = log p_ref - log p, by token."""
+    """Penalty for leaving the reference, by token, with d = log p_ref - log p (Schulman 2020)."""
 
     coef: float = Field(default=0.0, ge=0)
     """0 keeps no reference in memory."""
+    estimate: Literal["k1", "k2", "k3"] = "k3"
+    """-d, d^2 / 2, or exp(d) - d - 1. As a loss, k2 has the gradient of the KL, and k1 none on average."""
 
 
 class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
@@ -72,15 +168,25 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     prompts_per_step: int = Field(default=32, ge=1)
     group_size: int = Field(default=8, ge=2)
     """Completions a prompt."""
-    micro_batch_size: int = Field(default=64, ge=1)
-    """Completions forwarded at once."""
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens forwarded at once, padding included; more where one answer is longer."""
     max_empty_batches: int = Field(default=8, ge=0)
     """How many batches in a row may hold no group with signal before the run stops."""
     advantage: AdvantageConfig = Field(default_factory=GroupNormalized)
-    loss: ClippedRatio = Field(default_factory=ClippedRatio)
+    loss: LossConfig = Field(default_factory=ClippedRatio)
+    correction: CorrectionConfig | None = None
+    """Weights for tokens that an older or slightly different policy sampled; the loss's ratio is then to the policy
+    before the update. None: the ratio is to the engine that sampled."""
     kl: KLConfig = Field(default_factory=KLConfig)
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Bonus on the entropy of the policy at each token, in nats."""
+    mask_truncated: bool = False
+    """Whether answers that were cut off teach nothing; their rewards still count in the group."""
 
-    of_the_machine: ClassVar[frozenset[str]] = TrainingStageConfig.of_the_machine | {"max_empty_batches"}
+    of_the_machine: ClassVar[frozenset[str]] = TrainingStageConfig.of_the_machine | {
+        "max_empty_batches",
+        "micro_batch_tokens",
+    }
 
     @model_validator(mode="after")
     def _samples(self) -> Self:

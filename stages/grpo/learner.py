@@ -1,10 +1,10 @@
 """The learner: a policy, its optimizer, and one update a batch. On accelerate; called by the driver alone.
 
-Shapes: B sequences, T tokens; see `stages.grpo.batch`.
+Shapes: N sampled tokens of a micro-batch; see `stages.grpo.batch`.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stages.base import RunFacts, StageError
-from stages.grpo.batch import TrainingBatch
-from stages.grpo.config import GRPOStage
-from stages.grpo.losses import clipped_ratio, k3
-from stages.logprobs import sequence_logprobs, token_logprobs
+from stages.grpo.batch import Tokens, TrainingBatch
+from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
+from stages.grpo.forward import AnswerForward, Scored, costs_of
+from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer
+from stages.grpo.packing import PackedRows
+from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
 from stages.params import lora_config
 from stages.training import SCHEDULES
@@ -58,6 +60,14 @@ class Learner:
         self.policy = replace(policy, model=bare)
         _without_dropout(bare)
         bare.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
+        self._costs = costs_of(bare.config, sum(parameter.numel() for parameter in bare.parameters()))
+        with self._accelerator.autocast():
+            self._forward = AnswerForward(
+                bare,
+                temperature=config.sampling.temperature,
+                precision=facts.precision,
+                with_entropy=config.entropy_coef > 0,
+            )
 
     def require_reference(self, probe: Sequence[Sequence[int]]) -> None:
         """Check that the policy, before its first step, is the reference it is held to.
@@ -88,8 +98,8 @@ class Learner:
         Raises StageError on a loss that is not finite.
         """
         totals: dict[str, float] = {}
-        for part in batch.micro_batches(self._config.micro_batch_size):
-            loss, metrics = self._loss(part.to(self._accelerator.device))
+        for rows, tokens in self._parts(batch):
+            loss, metrics = self._loss(rows, tokens)
             _require_finite("loss", loss.item())
             self._accelerator.backward(loss)
             totals = {name: _fold(name, totals.get(name), value) for name, value in metrics.items()}
@@ -124,60 +134,79 @@ class Learner:
         """Take up what `save` wrote."""
         self._accelerator.load_state(str(folder))
 
+    def _parts(self, batch: TrainingBatch) -> Iterator[tuple[PackedRows, Tokens]]:
+        device = self._accelerator.device
+        parts = batch.micro_batches(self._config.micro_batch_tokens, self._costs, shares=self._forward.shares)
+        return ((rows.to(device), tokens.to(device)) for rows, tokens in parts)
+
     def _gradient(self, batch: TrainingBatch) -> list[Tensor]:
         """Return the gradient of the policy loss by trained parameter, scaled as the precision needs; leave none."""
-        for part in batch.micro_batches(self._config.micro_batch_size):
-            on_device = part.to(self._accelerator.device)
-            logprobs_BT = self._logprobs(self._model, on_device)
-            loss_BT = clipped_ratio(
-                logprobs_BT, on_device.engine_logprobs_BT, on_device.advantages_B, self._config.loss
-            )
-            self._accelerator.backward((loss_BT * on_device.weights_BT).sum())
+        for rows, tokens in self._parts(batch):
+            scored = self._scored(self._model, rows)
+            self._accelerator.backward((self._policy_loss(scored.logprobs_N, tokens) * tokens.weights_N).sum())
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         gradient = [torch.zeros_like(p) if p.grad is None else p.grad.detach().float().clone() for p in trained]
         self._optimizer.zero_grad()
         return gradient
 
-    def _loss(self, part: TrainingBatch) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, rows: PackedRows, tokens: Tokens) -> tuple[Tensor, dict[str, float]]:
         config = self._config
-        logprobs_BT = self._logprobs(self._model, part)
-        loss_BT = clipped_ratio(logprobs_BT, part.engine_logprobs_BT, part.advantages_B, config.loss)
-        metrics = _metrics(logprobs_BT.detach(), part, config)
+        scored = self._scored(self._model, rows)
+        loss_N = self._policy_loss(scored.logprobs_N, tokens)
+        metrics = _metrics(scored.logprobs_N.detach(), tokens, config)
+        metrics["train/forwarded_tokens"] = float(rows.num_tokens)
         if config.kl.coef > 0:
-            kl_BT = k3(logprobs_BT, self._reference_logprobs(part))
-            loss_BT = loss_BT + config.kl.coef * kl_BT
-            metrics["policy/kl_nats"] = float((kl_BT.detach() * part.weights_BT).sum())
-        loss = (loss_BT * part.weights_BT).sum()
+            kl_N = kl(scored.logprobs_N, self._reference_logprobs(rows), config.kl)
+            loss_N = loss_N + config.kl.coef * kl_N
+            metrics["policy/kl_nats"] = float((kl_N.detach() * tokens.weights_N).sum())
+        if scored.entropies_N is not None:
+            loss_N = loss_N - config.entropy_coef * scored.entropies_N
+            metrics["policy/entropy_nats"] = float((scored.entropies_N.detach() * tokens.weights_N).sum())
+        loss = (loss_N * tokens.weights_N).sum()
         return loss, {**metrics, "train/loss": loss.item()}
 
-    def _logprobs(self, model: Any, part: TrainingBatch) -> Tensor:
+    def _policy_loss(self, logprobs_N: Tensor, tokens: Tokens) -> Tensor:
+        """Return [N]. The ratio is to the engine that sampled; with a correction, to the policy before the update."""
+        config = self._config
+        old_N, weight_N = tokens.engine_logprobs_N, None
+        if config.correction is not None:
+            old_N = logprobs_N.detach()
+            weight_N = correction(old_N, tokens.engine_logprobs_N, tokens.answers_N, config.correction)
+        loss_N = LOSSES[config.loss.type](logprobs_N, old_N, tokens.advantages_N, tokens.answers_N, config.loss)
+        return loss_N if weight_N is None else weight_N * loss_N
+
+    def _scored(self, model: Any, rows: PackedRows) -> Scored:
         with self._accelerator.autocast():
-            return token_logprobs(
-                model, part.tokens_BT, part.attention_BT, temperature=self._config.sampling.temperature
-            )
+            return self._forward(model, rows)
 
     @torch.no_grad()
-    def _reference_logprobs(self, part: TrainingBatch) -> Tensor:
+    def _reference_logprobs(self, rows: PackedRows) -> Tensor:
         if self._reference is not None:
-            return self._logprobs(self._reference, part)
+            return self._scored(self._reference, rows).logprobs_N
         with self.policy.model.disable_adapter():  # without its adapter, the policy is the reference
-            return self._logprobs(self._model, part)
+            return self._scored(self._model, rows).logprobs_N
 
 
-def _metrics(logprobs_BT: Tensor, part: TrainingBatch, config: GRPOStage) -> dict[str, float]:
-    mask_BT = part.answer_BT.bool()
-    mismatch_BT = (logprobs_BT - part.engine_logprobs_BT)[mask_BT]
-    ratio_BT, advantage_BT = torch.exp(mismatch_BT), part.advantages_B.unsqueeze(1).expand_as(mask_BT)[mask_BT]
-    too_low = (ratio_BT < 1 - config.loss.clip_low) & (advantage_BT < 0)
-    too_high = (ratio_BT > 1 + config.loss.clip_high) & (advantage_BT > 0)
-    share = part.weights_BT[mask_BT]
-    return {
-        "policy/clipped_fraction": float(((too_low | too_high) * share).sum()),
-        "policy/sampled_nll_nats": float(-(logprobs_BT[mask_BT] * share).sum()),
-        "policy/mismatch_mean_nats": float((mismatch_BT.abs() * share).sum()),
-        "policy/mismatch_max_nats": float(mismatch_BT.abs().max()),
-        "train/answer_tokens": float(mask_BT.sum()),
+def _metrics(logprobs_N: Tensor, tokens: Tokens, config: GRPOStage) -> dict[str, float]:
+    mismatch_N = logprobs_N - tokens.engine_logprobs_N
+    share_N = tokens.weights_N
+    metrics = {
+        "policy/sampled_nll_nats": float(-(logprobs_N * share_N).sum()),
+        "policy/mismatch_mean_nats": float((mismatch_N.abs() * share_N).sum()),
+        "policy/mismatch_max_nats": float(mismatch_N.abs().max()),
+        "train/answer_tokens": float(len(logprobs_N)),
     }
+    loss = config.loss
+    if isinstance(loss, ClippedRatio | SequenceRatio) and config.correction is None:
+        by_answer = isinstance(loss, SequenceRatio)
+        ratio_N = torch.exp(mean_by_answer(mismatch_N, tokens.answers_N) if by_answer else mismatch_N)
+        too_low_N = (ratio_N < 1 - loss.clip_low) & (tokens.advantages_N < 0)
+        too_high_N = (ratio_N > 1 + loss.clip_high) & (tokens.advantages_N > 0)
+        metrics["policy/clipped_fraction"] = float(((too_low_N | too_high_N) * share_N).sum())
+    if config.correction is not None:
+        weight_N = correction(logprobs_N, tokens.engine_logprobs_N, tokens.answers_N, config.correction)
+        metrics["policy/correction_mean"] = float((weight_N * share_N).sum())
+    return metrics
 
 
 def _fold(name: str, total: float | None, value: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewards.types import Score
-from rollout.types import Completion, Prompt, Rollout, RolloutGroup
+from rollout.types import Completion, FinishReason, Prompt, Rollout, RolloutGroup
 from stages.grpo.config import GRPOStage
 
 
@@ -25,13 +25,17 @@ def group(
     prompt_ids: Sequence[int],
     answers: Sequence[tuple[Sequence[int], float | None]],
     logprobs: Sequence[Sequence[float]] | None = None,
+    finish_reasons: Sequence[FinishReason] | None = None,
 ) -> RolloutGroup:
     """Return a group of (token ids, reward) answers; the engine's log-probabilities are 0 unless given."""
     rollouts = []
     for at, (token_ids, value) in enumerate(answers):
         given = tuple(logprobs[at]) if logprobs else (0.0,) * len(token_ids)
         completion = Completion(
-            token_ids=tuple(token_ids), logprobs=given, versions=(0,) * len(token_ids), finish_reason="stop"
+            token_ids=tuple(token_ids),
+            logprobs=given,
+            versions=(0,) * len(token_ids),
+            finish_reason=finish_reasons[at] if finish_reasons else "stop",
         )
         score = Score(value=value, cause="ok" if value is not None else "timeout")
         rollouts.append(Rollout(completion=completion, response="", score=score))

@@ -2,16 +2,22 @@ import pytest
 import torch
 
 from stages.grpo.batch import make_batch, token_weights
+from stages.grpo.packing import Costs
 from tests.stages.grpo.groups import group, stage
 
+COSTS = Costs(a_token=1.0, a_pair=0.0)
 
-def test_tokens_masks_and_log_probabilities_line_up_with_next_token_predictions() -> None:
-    batch = make_batch([group([1, 2], [([3, 4, 5], 1.0), ([6], 0.0)], [[-0.1, -0.2, -0.3], [-0.4]])], stage())
+
+def test_tokens_of_all_answers_line_up() -> None:
+    groups = [group([1, 2], [([3, 4, 5], 1.0), ([6], 0.0)], [[-0.1, -0.2, -0.3], [-0.4]])]
+    batch = make_batch(groups, stage())
     assert batch is not None
-    assert batch.tokens_BT.tolist() == [[1, 2, 3, 4, 5], [1, 2, 6, 0, 0]]
-    assert batch.attention_BT.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-    assert batch.answer_BT.tolist() == [[0, 1, 1, 1], [0, 1, 0, 0]]
-    torch.testing.assert_close(batch.engine_logprobs_BT, torch.tensor([[0.0, -0.1, -0.2, -0.3], [0.0, -0.4, 0.0, 0.0]]))
+    tokens = batch.tokens
+    assert [answer.token_ids for answer in batch.answers] == [(3, 4, 5), (6,)]
+    assert tokens.answers_N.tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(tokens.engine_logprobs_N, torch.tensor([-0.1, -0.2, -0.3, -0.4]))
+    torch.testing.assert_close(tokens.advantages_N[:3], tokens.advantages_N[:1].expand(3))
+    assert tokens.advantages_N[0] == -tokens.advantages_N[3] > 0
 
 
 def test_groups_without_signal_and_unscored_answers_are_left_out() -> None:
@@ -19,23 +25,38 @@ def test_groups_without_signal_and_unscored_answers_are_left_out() -> None:
     lively = group([4], [([5], 1.0), ([6], 0.0), ([7], None)])
     batch = make_batch([dull, lively], stage())
     assert batch is not None
-    assert batch.tokens_BT.tolist() == [[4, 5], [4, 6]]
+    assert [answer.token_ids for answer in batch.answers] == [(5,), (6,)]
     assert make_batch([dull], stage()) is None
 
 
-def test_weights_by_token_and_by_sequence_sum_to_one_as_defined() -> None:
-    answers = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
-    assert token_weights(answers, "token").tolist() == [[0, 0.25, 0.25, 0.25], [0, 0.25, 0, 0]]
-    by_sequence = token_weights(answers, "sequence")
-    assert by_sequence[0].tolist() == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
-    assert by_sequence[1].tolist() == pytest.approx([0, 0.5, 0, 0])
+def test_answers_that_were_cut_off_count_in_the_group_and_teach_nothing_where_so_asked() -> None:
+    one = group([4], [([5], 1.0), ([6], 0.0), ([7], 0.5)], finish_reasons=["stop", "length", "stop"])
+    kept, masked = make_batch([one], stage()), make_batch([one], stage(mask_truncated=True))
+    assert kept is not None and masked is not None
+    assert [answer.token_ids for answer in masked.answers] == [(5,), (7,)]
+    assert masked.tokens.advantages_N.tolist() == kept.tokens.advantages_N[[0, 2]].tolist()
 
 
-def test_micro_batches_hold_every_sequence_once_and_no_needless_padding() -> None:
-    answers = [([3] * n, float(n % 2)) for n in (1, 4, 2, 3)]
-    batch = make_batch([group([1, 2], answers)], stage())
+def test_weights_as_defined() -> None:
+    assert token_weights([3, 1], "token", 9).tolist() == [0.25] * 4
+    assert token_weights([3, 1], "sequence", 9).tolist() == pytest.approx([1 / 6] * 3 + [1 / 2])
+    assert token_weights([3, 1], "constant", 10).tolist() == pytest.approx([1 / 20] * 4)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_micro_batches_hold_every_token_once_with_what_belongs_to_it(shares: bool) -> None:
+    groups = [
+        group([1, 2], [([10 + n] * n, float(n % 2)) for n in (1, 4, 2, 3)]),
+        group([3], [([20 + n] * n, float(n % 2)) for n in (2, 5, 1, 4)]),
+    ]
+    batch = make_batch(groups, stage())
     assert batch is not None
-    parts = list(batch.micro_batches(2))
-    assert [part.tokens_BT.shape for part in parts] == [(2, 6), (2, 4)]
-    assert sum(float(part.weights_BT.sum()) for part in parts) == pytest.approx(1.0)
-    assert sum(float(part.answer_BT.sum()) for part in parts) == 10
+    of_answer = {at: answer.token_ids[0] for at, answer in enumerate(batch.answers)}
+    seen: list[int] = []
+    for rows, tokens in batch.micro_batches(14, COSTS, shares=shares):
+        assert rows.num_tokens <= 14
+        assert [of_answer[at] for at in tokens.answers_N.tolist()] == rows.targets_N.tolist()
+        seen += rows.targets_N.tolist()
+    assert sorted(seen) == sorted(token for answer in batch.answers for token in answer.token_ids)
+    parts = list(batch.micro_batches(14, COSTS, shares=shares))
+    assert sum(float(tokens.weights_N.sum()) for _, tokens in parts) == pytest.approx(1.0)

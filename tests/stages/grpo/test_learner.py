@@ -14,10 +14,9 @@ from datasets import Dataset
 
 from stages.base import RunFacts, StageError
 from stages.grpo.advantages import advantages
-from stages.grpo.batch import TrainingBatch, batches_by_reward, make_batch
-from stages.grpo.config import GRPOStage
+from stages.grpo.batch import batches_by_reward, make_batch
+from stages.grpo.config import ClippedRatio, ClippedWeight, GRPOStage, LossConfig, SequenceRatio, SoftGate
 from stages.grpo.learner import Learner
-from stages.grpo.losses import clipped_ratio, k3
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy
 from tests.models import tiny_model, write_tiny_model
@@ -61,11 +60,24 @@ def our_loss_and_gradients(model: Any, config: GRPOStage, groups: list[Any]) -> 
     learner, batch = learner_of(model, config), make_batch(groups, config)
     assert batch is not None
     total = 0.0
-    for part in batch.micro_batches(config.micro_batch_size):
-        loss, _ = learner._loss(part)
+    for rows, tokens in learner._parts(batch):
+        loss, _ = learner._loss(rows, tokens)
         loss.backward()
         total += loss.item()
     return total, gradients(model)
+
+
+def trl_s_words_for(loss: LossConfig) -> dict[str, Any]:
+    of_aggregate = {"token": "dapo", "sequence": "grpo", "constant": "dr_grpo"}[loss.aggregate]
+    if isinstance(loss, ClippedRatio | SequenceRatio):
+        level = "sequence" if isinstance(loss, SequenceRatio) else "token"
+        bounds = {"epsilon": loss.clip_low, "epsilon_high": loss.clip_high, "delta": loss.most}
+        return {"loss_type": of_aggregate, "importance_sampling_level": level, **bounds}
+    if isinstance(loss, ClippedWeight):
+        return {"loss_type": "cispo", "epsilon_high": 1 + loss.clip_high}
+    assert isinstance(loss, SoftGate)
+    sharpness = {"sapo_temperature_pos": loss.sharpness_good, "sapo_temperature_neg": loss.sharpness_bad}
+    return {"loss_type": "sapo", **sharpness}
 
 
 def trl_loss_and_gradients(
@@ -74,8 +86,8 @@ def trl_loss_and_gradients(
     """Give TRL's own loss the same batch: prompts padded on the left, completions on the right."""
     folder = write_tiny_model(tmp_path / "tokenizer")
     arguments = trl.GRPOConfig(
-        output_dir=str(tmp_path / "trl"), loss_type={"token": "dapo", "sequence": "grpo"}[config.loss.aggregate],
-        epsilon=config.loss.clip_low, epsilon_high=config.loss.clip_high, beta=0.0, report_to="none",
+        output_dir=str(tmp_path / "trl"), **trl_s_words_for(config.loss), beta=0.0, report_to="none",
+        max_completion_length=config.sampling.max_tokens, entropy_coef=config.entropy_coef,
         num_generations=2, per_device_train_batch_size=2, bf16=False, use_cpu=True, gradient_checkpointing=False,
         temperature=config.sampling.temperature, disable_dropout=True, use_bias_correction_kl=False,
     )  # fmt: skip
@@ -126,12 +138,34 @@ def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("aggregate", ["token", "sequence"])
-def test_loss_and_gradients_equal_trl_s(architecture: str, aggregate: str, tmp_path: Path) -> None:
-    config, groups = stage(loss={"aggregate": aggregate}, micro_batch_size=5), random_groups()
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "clipped_ratio", "aggregate": "token"},
+        {"type": "clipped_ratio", "aggregate": "sequence", "clip_high": 0.28, "most": 1.4},
+        {"type": "clipped_ratio", "aggregate": "constant"},
+        {"type": "sequence_ratio", "clip_low": 0.05, "clip_high": 0.1},
+        {"type": "clipped_weight", "clip_high": 0.1},
+        {"type": "soft_gate", "sharpness_good": 0.8, "sharpness_bad": 1.3},
+    ],
+    ids=lambda loss: "-".join(str(value) for value in loss.values()),
+)
+def test_loss_and_gradients_equal_trl_s(architecture: str, loss: dict[str, Any], tmp_path: Path) -> None:
+    config, groups = stage(loss=loss, micro_batch_tokens=40), random_groups()
     ours, our_gradients = our_loss_and_gradients(tiny_model(architecture, vocab_size=VOCAB), config, groups)
     theirs, trl_gradients = trl_loss_and_gradients(
         tiny_model(architecture, vocab_size=VOCAB), config, groups, tmp_path, None
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+
+
+def test_an_entropy_bonus_equals_trl_s(tmp_path: Path) -> None:
+    config, groups = stage(entropy_coef=0.2), random_groups()
+    ours, our_gradients = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), config, groups)
+    theirs, trl_gradients = trl_loss_and_gradients(
+        tiny_model("qwen3", vocab_size=VOCAB), config, groups, tmp_path, None
     )
     assert ours == pytest.approx(theirs, abs=1e-5)
     for name, gradient in our_gradients.items():
@@ -147,7 +181,8 @@ def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Pa
     learner = Learner(policy_of(model, folder), config, RunFacts(model="none"))
     batch = make_batch(groups, config)
     assert batch is not None
-    loss, metrics = learner._loss(batch)
+    [(rows, tokens)] = learner._parts(batch)
+    loss, metrics = learner._loss(rows, tokens)
     loss.backward()
     ours = gradients(model)
     theirs, trl_gradients = trl_loss_and_gradients(
@@ -159,25 +194,10 @@ def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Pa
         torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
 
 
-def test_clipped_ratio_by_hand() -> None:
-    # ratios 1.5 and 0.5; advantage 1: min(1.5, 1.2) = 1.2 and min(0.5, 0.8) = 0.5; advantage -1: -1.5 and -0.8
-    config = stage().loss
-    new, old = torch.log(torch.tensor([[1.5, 0.5]])), torch.zeros(1, 2)
-    torch.testing.assert_close(clipped_ratio(new, old, torch.tensor([1.0]), config), torch.tensor([[-1.2, -0.5]]))
-    torch.testing.assert_close(clipped_ratio(new, old, torch.tensor([-1.0]), config), torch.tensor([[1.5, 0.8]]))
-
-
-def test_the_kl_estimate_by_hand_and_zero_for_the_reference_itself() -> None:
-    # d = log(0.5 / 0.25) = log 2: 2 - 0.693147 - 1 = 0.306853
-    policy, reference = torch.log(torch.tensor([[0.25]])), torch.log(torch.tensor([[0.5]]))
-    assert k3(policy, reference).item() == pytest.approx(0.306853, abs=1e-6)
-    assert k3(policy, policy).item() == 0.0
-
-
 def test_splitting_the_batch_changes_nothing() -> None:
     groups = random_groups()
-    whole = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_size=64), groups)
-    split = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_size=1), groups)
+    whole = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_tokens=4096), groups)
+    split = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_tokens=1), groups)
     assert whole[0] == pytest.approx(split[0], abs=1e-6)
     for name, gradient in whole[1].items():
         torch.testing.assert_close(gradient, split[1][name], atol=1e-6, rtol=1e-4)
@@ -217,10 +237,9 @@ def test_a_loss_that_is_not_finite_takes_no_step() -> None:
     learner, batch = learner_of(model, stage()), make_batch(random_groups(), stage())
     assert batch is not None
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    broken = {f: getattr(batch, f) for f in TrainingBatch.__dataclass_fields__}
-    broken["advantages_B"] = batch.advantages_B * float("nan")
+    broken = replace(batch.tokens, advantages_N=batch.tokens.advantages_N * float("nan"))
     with pytest.raises(StageError, match="loss is nan; no step was taken"):
-        learner.update(TrainingBatch(**broken))
+        learner.update(replace(batch, tokens=broken))
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
@@ -285,7 +304,7 @@ def marked(marks: dict[str, list[float]]) -> list[Any]:
 
 def test_gradient_products_are_those_of_each_reward_alone_and_nothing_is_learned() -> None:
     rewards = [{"type": "math"}, {"type": "format"}, {"type": "length", "limit": 9}]
-    config = stage(rewards=rewards, micro_batch_size=5)
+    config = stage(rewards=rewards, micro_batch_tokens=40)
     groups = marked({"math": [1, 0, 0, 1], "format": [0, 1, 1, 0], "length": [0.5] * 4})
     model = tiny_model("qwen3", vocab_size=VOCAB)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
