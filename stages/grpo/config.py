@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from rewards.config import RewardConfig
 from rollout.config import SamplingConfig
@@ -11,6 +11,11 @@ from stages.answering import AnsweringStageConfig
 from stages.base import Config
 from stages.data.config import DataConfig, DataSetConfig
 from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
+
+
+def _type_or(default: str) -> BeforeValidator:
+    """Return a validator by which a variant that says no type is the usual one."""
+    return BeforeValidator(lambda value: {"type": default, **value} if isinstance(value, dict) else value)
 
 
 class GroupNormalized(Config):
@@ -37,7 +42,11 @@ class BatchNormalized(Config):
     """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
 
 
-AdvantageConfig = Annotated[GroupNormalized | BatchNormalized, Discriminator("type")]
+AdvantageConfig = Annotated[
+    GroupNormalized | BatchNormalized,
+    Discriminator("type"),
+    _type_or("group_normalized"),
+]
 
 
 Aggregate = Literal["token", "sequence", "constant"]
@@ -119,6 +128,7 @@ class PolicyGradient(_Loss):
 LossConfig = Annotated[
     ClippedRatio | SequenceRatio | ClippedWeight | SoftGate | AdvantageRegression | PolicyGradient,
     Discriminator("type"),
+    _type_or("clipped_ratio"),
 ]
 
 
