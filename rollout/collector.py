@@ -1,24 +1,29 @@
 """Prompts in, scored groups out: asks the pool, scores each group as its completions arrive, and counts.
 
-prompts -> GenerationRequest -> pool.generate -> Attempt -> scorer -> Score -> RolloutGroup
+prompt -> GenerationRequest -> pool -> Completions -> Attempts -> scorer -> Scores -> RolloutGroup
 """
 
 import hashlib
 import logging
 import statistics
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 from rewards.types import FAILURES, Attempt, Score
 from rollout.config import SamplingConfig
 from rollout.engine import Pool
 from rollout.types import Completion, GenerationRequest, Prompt, Rollout, RolloutError, RolloutGroup
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 1.0
 SIGNAL_TOLERANCE = 1e-6
 """Rewards of a group that lie closer together than this say nothing about which answer is better."""
 
@@ -45,7 +50,7 @@ class GroupScorer(Protocol):
 
 
 class Collector:
-    """Turns prompts into scored groups, all completions of a call by one version of the policy.
+    """Turns prompts into scored groups, any number of them at once.
 
     ``decode`` turns token ids into text without special tokens. ``on_answer`` is called whenever a prompt is answered
     or scored. ``score_timeout_s`` is the longest time without any group being scored, once generation is over.
@@ -69,51 +74,121 @@ class Collector:
         self._eos_ids = tuple(eos_ids)
         self._score_timeout_s = score_timeout_s
         self._on_answer = on_answer
+        self._num_generating = 0
+        self._lock = threading.Lock()
+        self._heard = self._generated = time.monotonic()
         self._waited_s = 0.0
         self._longest_queue = 0
 
-    def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int, step: int = 0) -> list[RolloutGroup]:
-        """Answer every prompt ``num_completions`` times and score; groups come in the order of the prompts.
+    def submit(
+        self, prompt: Prompt, num_completions: int, seed: int, step: int = 0, *, with_greedy: bool = False
+    ) -> "Future[RolloutGroup]":
+        """Have a prompt answered ``num_completions`` times and scored; returns at once.
 
-        ``step`` is the version that they are to lead to, for rewards that ask.
-        Raises RolloutError when completions or scores fail to come, RewardError when the scorer's budget is
-        spent.
+        ``step`` is the version that the group is to lead to, for rewards that ask. ``with_greedy`` has it answered
+        greedily too, and that scored with the others. The future raises RolloutError or RewardError where the answers
+        or their scores cannot be had.
         """
-        requests = [
-            self._request(prompt, num_completions, request_seed(seed, index)) for index, prompt in enumerate(prompts)
-        ]
-        completions: dict[int, tuple[Completion, ...]] = {}
-        futures: dict[Future[list[Score]], int] = {}
-        for index, answers in self._pool.generate(requests):
-            completions[index] = answers
-            self._on_answer()
-            futures[self._scorer.submit(self._attempts(prompts[index], answers, step))] = index
-            self._longest_queue = max(self._longest_queue, self._scorer.num_waiting)
-        generated = time.monotonic()
-        scores = {futures[future]: future.result() for future in self._scored(futures)}
-        self._waited_s += time.monotonic() - generated
-        self._scorer.check_budget()
-        return [self._group(prompt, completions[at], scores[at]) for at, prompt in enumerate(prompts)]
-
-    def take_metrics(self) -> dict[str, float]:
-        """Return what rewards logged since the last call, and how long they were waited for once all answers came."""
-        metrics = {
-            **self._scorer.take_metrics(),
-            "reward/wait_s": self._waited_s,
-            "reward/queue_groups_max": float(self._longest_queue),
-        }
-        self._waited_s, self._longest_queue = 0.0, 0
-        return metrics
-
-    def _request(self, prompt: Prompt, num_completions: int, seed: int) -> GenerationRequest:
-        return GenerationRequest(
+        whole = Future[RolloutGroup]()
+        sampled = GenerationRequest(
             prompt_ids=prompt.token_ids,
             num_completions=num_completions,
             max_tokens=self._sampling.max_tokens,
             temperature=self._sampling.temperature,
             seed=seed,
             eos_ids=self._eos_ids,
+            deadline_s=self._sampling.deadline_s,
         )
+        requests = [sampled, replace(sampled, num_completions=1, temperature=0.0)] if with_greedy else [sampled]
+        with self._lock:
+            self._num_generating += 1
+        when_all([self._pool.submit(request) for request in requests], partial(self._score, prompt, step, whole))
+        return whole
+
+    def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int, step: int = 0) -> list[RolloutGroup]:
+        """Answer every prompt ``num_completions`` times and score; groups come in the order of the prompts.
+
+        Raises RolloutError when completions or scores fail to come, RewardError when the scorer's budget is spent.
+        """
+        futures = [
+            self.submit(prompt, num_completions, request_seed(seed, index), step)
+            for index, prompt in enumerate(prompts)
+        ]
+        return self.wait(futures)
+
+    def wait(self, futures: "Sequence[Future[RolloutGroup]]") -> list[RolloutGroup]:
+        """Return the groups in their order, once all are there; raises as `collect` does."""
+        start = time.monotonic()
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            silent_s = time.monotonic() - max(start, self._heard)
+            if not done and self._num_generating == 0 and silent_s > self._score_timeout_s:
+                raise RolloutError(
+                    f"no group was scored for {self._score_timeout_s:.0f} s, {len(pending)} of "
+                    f"{len(futures)} are open; a reward hangs past its deadline, or there are too few workers"
+                )
+        if self._num_generating == 0:
+            self._waited_s += max(0.0, time.monotonic() - max(start, self._generated))
+        self._scorer.check_budget()
+        return [future.result() for future in futures]
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what rewards logged since the last call, and how long they were waited for once all answers came."""
+        metrics = {
+            **self._scorer.take_metrics(),
+            **self._pool.take_metrics(),
+            "reward/wait_s": self._waited_s,
+            "reward/queue_groups_max": float(self._longest_queue),
+        }
+        self._waited_s, self._longest_queue = 0.0, 0
+        return metrics
+
+    def _score(
+        self,
+        prompt: Prompt,
+        step: int,
+        whole: "Future[RolloutGroup]",
+        answers: "Sequence[Future[tuple[Completion, ...]]]",
+    ) -> None:
+        """Hand answers on to the scorer. Runs in the pool's thread."""
+        with self._lock:
+            self._num_generating -= 1
+        self._heard = self._generated = time.monotonic()
+        try:
+            completions = [completion for found in answers for completion in found.result()]
+            num_sampled = len(answers[0].result())
+            self._on_answer()
+            scores = self._scorer.submit(self._attempts(prompt, completions, step))
+            self._longest_queue = max(self._longest_queue, self._scorer.num_waiting)
+            scores.add_done_callback(lambda found: self._finish(prompt, completions, num_sampled, found, whole))
+        except BaseException as error:  # whoever waits for the group is to hear of it
+            whole.set_exception(error)
+
+    def _finish(
+        self,
+        prompt: Prompt,
+        completions: Sequence[Completion],
+        num_sampled: int,
+        scores: "Future[list[Score]]",
+        whole: "Future[RolloutGroup]",
+    ) -> None:
+        """Put a group together. Runs in a thread of the scorer's."""
+        self._heard = time.monotonic()
+        try:
+            rollouts = [
+                Rollout(completion=completion, response=self._decode(completion.token_ids), score=score)
+                for completion, score in zip(completions, scores.result(), strict=True)
+            ]
+            greedy = rollouts[num_sampled] if len(rollouts) > num_sampled else None
+            group = RolloutGroup(prompt=prompt, rollouts=tuple(rollouts[:num_sampled]), greedy=greedy)
+            self._on_answer()
+        except BaseException as error:
+            whole.set_exception(error)
+        else:
+            whole.set_result(group)
 
     def _attempts(self, prompt: Prompt, completions: Sequence[Completion], step: int) -> list[Attempt]:
         return [
@@ -129,25 +204,20 @@ class Collector:
             for completion in completions
         ]
 
-    def _scored(self, futures: dict["Future[list[Score]]", int]) -> Iterator["Future[list[Score]]"]:
-        """Yield futures as they are done. Raises RolloutError when none is, for too long."""
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=self._score_timeout_s, return_when=FIRST_COMPLETED)
-            if not done:
-                raise RolloutError(
-                    f"no group was scored for {self._score_timeout_s:.0f} s, {len(pending)} of "
-                    f"{len(futures)} are open; a reward hangs past its deadline, or there are too few workers"
-                )
-            self._on_answer()
-            yield from done
 
-    def _group(self, prompt: Prompt, completions: Sequence[Completion], scores: Sequence[Score]) -> RolloutGroup:
-        rollouts = tuple(
-            Rollout(completion=completion, response=self._decode(completion.token_ids), score=score)
-            for completion, score in zip(completions, scores, strict=True)
-        )
-        return RolloutGroup(prompt=prompt, rollouts=rollouts)
+def when_all(futures: "Sequence[Future[T]]", act: "Callable[[Sequence[Future[T]]], None]") -> None:
+    """Act once all futures are done, whatever came of them, in the thread of the last."""
+    left, lock = [len(futures)], threading.Lock()
+
+    def done(_: "Future[T]") -> None:
+        with lock:
+            left[0] -= 1
+            is_last = left[0] == 0
+        if is_last:
+            act(futures)
+
+    for future in futures:
+        future.add_done_callback(done)
 
 
 def request_seed(seed: int, index: int) -> int:

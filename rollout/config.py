@@ -41,7 +41,9 @@ class VLLMEngineConfig(EngineConfigBase):
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long a worker may take to be ready."""
     request_timeout_s: float = Field(default=600.0, gt=0)
-    """How long no prompt at all may be answered before the run stops."""
+    """How long a worker may answer nothing, while it has something to answer, before it is killed and replaced."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often in a row a worker is replaced without having answered anything."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further argument of vLLM's AsyncEngineArgs."""
 
@@ -77,6 +79,8 @@ class SamplingConfig(_Config):
     """Divides the logits; 0 is greedy."""
     max_tokens: int = Field(default=256, ge=1)
     """Longest completion, in tokens."""
+    deadline_s: float | None = Field(default=None, gt=0)
+    """Seconds after which an engine cuts a prompt's completions where they are; none: it waits for all of them."""
 
 
 class WeightSyncConfig(_Config):

@@ -4,7 +4,8 @@ An engine answers prompts with one copy of the policy. `rollout.vllm_engine` and
 implement it; `rollout.workers` makes pools of either.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -59,10 +60,11 @@ class Engine(Protocol):
 class Pool(Protocol):
     """Several engines behind one door. The caller waits, and each wait has a deadline and a name."""
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Answer all requests; yield (index of the request, its completions) as each one finishes.
+    def submit(self, request: GenerationRequest) -> "Future[tuple[Completion, ...]]":
+        """Have a request answered; returns at once.
 
-        Raises RolloutError, naming engine and cause, when no engine can answer within its deadline.
+        The future raises RolloutError, naming engines and causes, when none can answer. Raises ValueError where the
+        request does not fit an engine's context.
         """
         ...
 
@@ -75,7 +77,14 @@ class Pool(Protocol):
         ...
 
     def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
-        """Give every engine these weights; returns when all of them hold ``version``."""
+        """Give every engine these weights, also while requests are in flight; returns when all hold ``version``.
+
+        The files must stay where they are until the next load: an engine that is replaced takes them from there.
+        """
+        ...
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what happened to the engines since the last call."""
         ...
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from rollout.types import Completion, Prompt, Rollout, RolloutGroup
 _SCHEMA = pa.schema(
     {
         "group": pa.int32(),  # number of the group in the file
+        "is_greedy": pa.bool_(),  # the group's baseline, not one of its rollouts
         "prompt_id": pa.string(),
         "prompt_token_ids": pa.list_(pa.int32()),
         "messages": pa.string(),  # JSON
@@ -39,7 +40,11 @@ def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
 
     Raises ValueError where a prompt's columns do not go into JSON.
     """
-    rows = [_row(at, group.prompt, rollout) for at, group in enumerate(groups) for rollout in group.rollouts]
+    rows = [
+        _row(at, group.prompt, rollout, is_greedy=rollout is group.greedy)
+        for at, group in enumerate(groups)
+        for rollout in (*group.rollouts, *([group.greedy] if group.greedy else []))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -56,13 +61,20 @@ def read_groups(path: Path) -> list[RolloutGroup]:
     """Read what `write_groups` wrote, equal to what it was given, tuples and lists in JSON columns aside."""
     rows = pq.read_table(path).to_pylist()
     grouped = [list(members) for _, members in groupby(rows, key=lambda row: row["group"])]
-    return [RolloutGroup(prompt=_prompt(rows[0]), rollouts=tuple(_rollout(row) for row in rows)) for rows in grouped]
+    return [_group(rows) for rows in grouped]
 
 
-def _row(group: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
+def _group(rows: Sequence[dict[str, Any]]) -> RolloutGroup:
+    sampled = tuple(_rollout(row) for row in rows if not row["is_greedy"])
+    greedy = next((_rollout(row) for row in rows if row["is_greedy"]), None)
+    return RolloutGroup(prompt=_prompt(rows[0]), rollouts=sampled, greedy=greedy)
+
+
+def _row(group: int, prompt: Prompt, rollout: Rollout, *, is_greedy: bool) -> dict[str, Any]:
     completion, score = rollout.completion, rollout.score
     return {
         "group": group,
+        "is_greedy": is_greedy,
         "prompt_id": prompt.id,
         "prompt_token_ids": prompt.token_ids,
         "messages": json.dumps([dict(message) for message in prompt.messages]),

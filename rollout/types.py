@@ -49,6 +49,8 @@ class GenerationRequest:
     """Fixes the samples; completion g of the request uses ``seed + g``."""
     eos_ids: tuple[int, ...]
     """Tokens that end the answer; the one that did is part of the completion."""
+    deadline_s: float | None = None
+    """Seconds after which completions are cut where they are; none: they may take as long as they do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +83,5 @@ class RolloutGroup:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     """[G] in the order of their seeds."""
+    greedy: Rollout | None = None
+    """The greedy answer, scored among the others, where it was asked for; a baseline that is not trained on."""

@@ -5,8 +5,8 @@ vLLM is imported when an engine is made and not before: it reads its environment
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,19 +17,24 @@ from rollout.orphans import own_descendants
 from rollout.types import Completion, FinishReason, GenerationRequest, RolloutError
 
 _LOOK_EVERY_S = 1.0
-_FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+_FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "deadline"}
+
+
+class EngineDeadError(RolloutError):
+    """vLLM's own processes died; the engine answers no more."""
 
 
 class VLLMEngine:
     """An `Engine` around AsyncLLM. Making one blocks until vLLM is ready, 20 s and more.
 
-    Weights change between requests, never within one: a load waits for what is in flight and holds back what
-    comes after. So every token of a completion has the version that the engine held when it was asked.
+    Weights land while requests are in flight: these stand still meanwhile and go on with the new ones, on the keys and
+    values that they have. Each token has the version that sampled it.
     """
 
     def __init__(self, model: EngineModel, config: VLLMEngineConfig) -> None:
         self.version = -1
-        self._gate = _Gate()
+        self._in_flight: dict[str, list[_Change]] = {}
+        self._updating = asyncio.Lock()
         _set_environment(config)
         own_descendants()
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -54,11 +59,14 @@ class VLLMEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        async with self._gate.passing():
-            output = await self._ask(request.prompt_ids, params)
-            version = self.version
+        name = uuid4().hex
+        changes = self._in_flight[name] = []
+        try:
+            output = await self._ask(request.prompt_ids, params, name, request.deadline_s)
+        finally:
+            del self._in_flight[name]
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        completions = tuple(_completion(sample, version) for sample in samples)
+        completions = tuple(_completion(sample, changes, self.version) for sample in samples)
         return completions * (request.num_completions // num_samples)
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -66,86 +74,101 @@ class VLLMEngine:
         from vllm import SamplingParams
 
         params = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=1.0, detokenize=False)
-        async with self._gate.passing():
-            outputs = await asyncio.gather(*(self._ask(sequence, params) for sequence in sequences))
+        outputs = await asyncio.gather(*(self._ask(sequence, params, uuid4().hex) for sequence in sequences))
         return [
             [output.prompt_logprobs[at][sequence[at]].logprob for at in range(1, len(sequence))]
             for sequence, output in zip(sequences, outputs, strict=True)
         ]
 
     async def load_weights(self, files: Sequence[Path], version: int) -> None:
-        """Load the files in every worker and forget all cached keys and values of the old weights."""
-        async with self._gate.closed():
+        """Load the files in every worker, between two steps of what is in flight."""
+        async with self._updating:
             await self._while_alive(self._update([str(file) for file in files], version))
-            self.version = version
 
     def close(self) -> None:
         """Stop vLLM's processes."""
         self._llm.shutdown(timeout=5.0)
 
-    async def _ask(self, token_ids: Sequence[int], params: Any) -> Any:
-        """Wait for the one output of a request; every request here is FINAL_ONLY or one token long."""
+    async def _ask(self, token_ids: Sequence[int], params: Any, name: str, deadline_s: float | None = None) -> Any:
+        """Wait for the one output of a request; every request here is FINAL_ONLY or one token long.
+
+        At its deadline it is given up, and the output is what there is until then.
+        """
 
         async def last_output() -> Any:
-            prompt = {"prompt_token_ids": list(token_ids)}
-            return [output async for output in self._llm.generate(prompt, params, uuid4().hex)][-1]
+            # keys and values that older weights have made of the same prompt are another prompt's
+            prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self.version)}
+            return [output async for output in self._llm.generate(prompt, params, name)][-1]
 
-        return await self._while_alive(last_output())
+        ending = asyncio.create_task(self._end_late(name, deadline_s)) if deadline_s is not None else None
+        try:
+            return await self._while_alive(last_output())
+        finally:
+            if ending is not None:
+                ending.cancel()
+
+    async def _end_late(self, name: str, deadline_s: float) -> None:
+        await asyncio.sleep(deadline_s)
+        await self._llm.abort(name)
 
     async def _update(self, files: list[str], version: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"files": files}))
-        await self._llm.finish_weight_update(str(version))
-        if not await self._llm.reset_prefix_cache():
-            raise RolloutError(f"vLLM kept its prefix cache when version {version} came in")
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            await self._until_outputs_are_read()
+            self._note_change()
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"files": files}))
+            await self._llm.finish_weight_update(str(version))
+            self.version = version
+        finally:
+            await self._llm.resume_generation()
+
+    async def _until_outputs_are_read(self) -> None:
+        """Wait until what the paused core has sent lies with the requests, where tokens are counted."""
+        await self._llm.is_paused()  # its answer comes after all tokens that were sent before it
+        while not self._llm.engine_core.outputs_queue.empty():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+
+    def _note_change(self) -> None:
+        """Note how many tokens each completion in flight has, so that they keep the version that is being replaced."""
+        for state in self._llm.output_processor.request_states.values():
+            changes = self._in_flight.get(state.external_req_id)
+            if changes is None:
+                continue  # a probe
+            if not changes or changes[-1].version != self.version:
+                parent = state.parent_req
+                ended = [] if parent is None else [at for at, out in enumerate(parent.output_aggregator) if out]
+                changes.append(_Change(version=self.version, num_tokens=dict.fromkeys(ended)))
+            changes[-1].num_tokens[state.request_index] = state.detokenizer.num_output_tokens()
 
     async def _while_alive(self, call: Coroutine[Any, Any, Any]) -> Any:
         """Wait for vLLM, and look whether it lives: a killed core can leave its callers waiting for ever."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VLLMDeadError
+
         task = asyncio.ensure_future(call)
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_LOOK_EVERY_S)
                 if self._llm.errored and not task.done():
-                    raise RolloutError("vLLM's engine core process died; its log or the kernel's says why")
+                    raise EngineDeadError("vLLM's engine core process died; its log or the kernel's says why")
             return task.result()
+        except VLLMDeadError as error:
+            raise EngineDeadError(str(error)) from error
         finally:
             task.cancel()
 
 
-class _Gate:
-    """Lets many pass together; closing waits until all have left and holds back who comes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """New weights landed while a request was in flight."""
 
-    def __init__(self) -> None:
-        self._inside = 0
-        self._open = True
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def passing(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._open)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @asynccontextmanager
-    async def closed(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._open)
-            self._open = False
-            await self._changed.wait_for(lambda: self._inside == 0)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._open = True
-                self._changed.notify_all()
+    version: int
+    """What sampled until then."""
+    num_tokens: dict[int, int | None]
+    """Completion -> its tokens until then; None for one that had ended. One that is not there had not begun."""
 
 
 def _set_environment(config: VLLMEngineConfig) -> None:
@@ -207,14 +230,24 @@ def _cpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
     }
 
 
-def _completion(sample: Any, version: int) -> Completion:
-    """Return vLLM's sample as ours. Raises RolloutError where vLLM gave it up, by an abort for instance."""
+def _completion(sample: Any, changes: Sequence[_Change], version: int) -> Completion:
+    """Return vLLM's sample as ours. Raises RolloutError where vLLM ended it for a reason that we do not know."""
     token_ids = tuple(sample.token_ids)
     if sample.finish_reason not in _FINISH_REASONS:
         raise RolloutError(f"vLLM ended a completion after {len(token_ids)} tokens: {sample.finish_reason!r}")
     return Completion(
         token_ids=token_ids,
         logprobs=tuple(entry[token].logprob for entry, token in zip(sample.logprobs, token_ids, strict=True)),
-        versions=(version,) * len(token_ids),
+        versions=_versions(len(token_ids), sample.index, changes, version),
         finish_reason=_FINISH_REASONS[sample.finish_reason],
     )
+
+
+def _versions(length: int, index: int, changes: Sequence[_Change], version: int) -> tuple[int, ...]:
+    """Return the version of each token of completion ``index``; ``version`` sampled those after the last change."""
+    found: list[int] = []
+    for change in changes:
+        until = change.num_tokens.get(index, 0)
+        until = length if until is None else until
+        found += [change.version] * (until - len(found))
+    return tuple(found + [version] * (length - len(found)))

@@ -60,8 +60,8 @@ class WeightSync:
     """Publishes weights through a safetensors file in a folder that this process and the engines share.
 
     The folder is shared memory unless another is given; engines on other machines need one on a shared disk.
-    It holds a file only while `publish` runs. What a killed run has left there is removed when the next one
-    starts. The last weights are kept in this process's memory, to count what changed.
+    The file of the last version stays there for engines that are replaced. What a killed run has left there is removed
+    when the next one starts. The last weights are kept in this process's memory too, to count what changed.
     """
 
     def __init__(self, pool: Pool, config: WeightSyncConfig, *, precision: Precision = "float32") -> None:
@@ -70,6 +70,7 @@ class WeightSync:
         self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
         self._folder = _LockedFolder(Path(config.folder) if config.folder else _default_folder())
         self._last: dict[str, torch.Tensor] = {}
+        self._count = 0
 
     def publish(
         self,
@@ -88,12 +89,13 @@ class WeightSync:
         start = time.monotonic()
         tensors = _own_copies(weights)
         self._folder.require_space(sum(tensor.nbytes for tensor in tensors.values()))
-        path = self._folder.path / f"version-{version}.safetensors"
-        try:
-            save_file(tensors, path)
-            self._pool.load_weights([path], version, timeout_s=self._config.timeout_s)
-        finally:
-            path.unlink(missing_ok=True)
+        self._count += 1
+        path = self._folder.path / f"{self._count}-version-{version}.safetensors"
+        save_file(tensors, path)
+        self._pool.load_weights([path], version, timeout_s=self._config.timeout_s)
+        for older in self._folder.path.glob("*.safetensors"):
+            if older != path:
+                older.unlink()
         changed_bytes = sum(_changed_bytes(self._last.get(name), new) for name, new in tensors.items())
         self._last = tensors
         drifts = self._drifts(version, probes, probe_logprobs)

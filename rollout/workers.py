@@ -5,24 +5,34 @@ RolloutError that names the engine.
 """
 
 import asyncio
+import contextlib
+import itertools
 import logging
 import os
 import re
+import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
 
 from rollout.config import EngineConfig, TransformersEngineConfig, VLLMEngineConfig
 from rollout.engine import Engine, EngineModel, Pool, require_fit
 from rollout.types import Completion, GenerationRequest, RolloutError
-from rollout.vllm_engine import VLLMEngine
+from rollout.vllm_engine import EngineDeadError, VLLMEngine
 
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 30.0
 _CLOSE_TIMEOUT_S = 20.0
+_LOOK_EVERY_S = 1.0
+NONE_READY_S = 110.0
+"""How long no engine at all may be there before the run stops."""
 
 
 def start_pool(config: EngineConfig, model: EngineModel) -> Pool:
@@ -39,28 +49,37 @@ def start_pool(config: EngineConfig, model: EngineModel) -> Pool:
 
 
 class LocalPool:
-    """A `Pool` of one engine in this process."""
+    """A `Pool` of one engine in this process, which does one thing after the other in the order it was asked.
+
+    So weights land after the requests that came before them and before those that came after, however fast anything
+    is: what is sampled depends on what was asked alone.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closed = False
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Answer one request after the other."""
-        for index, request in enumerate(requests):
-            yield index, asyncio.run(self._engine.generate(request))
+    def submit(self, request: GenerationRequest) -> "Future[tuple[Completion, ...]]":
+        """Answer it when its turn comes."""
+        return self._worker.submit(lambda: asyncio.run(self._engine.generate(request)))
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
-        """Score in this process; a deadline would have nobody to wait for."""
-        return [asyncio.run(self._engine.logprobs(sequences))]
+        """Score after what was asked before; a deadline would have nobody to wait for."""
+        return [self._worker.submit(lambda: asyncio.run(self._engine.logprobs(sequences))).result()]
 
     def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
-        """Load in this process."""
-        asyncio.run(self._engine.load_weights(files, version))
+        """Load after what was asked before."""
+        self._worker.submit(lambda: asyncio.run(self._engine.load_weights(files, version))).result()
+
+    def take_metrics(self) -> dict[str, float]:
+        """Nothing breaks here but the process itself."""
+        return {}
 
     def close(self) -> None:
-        """Free the engine."""
+        """Drop what has not begun, and free the engine."""
         if not self._closed:
+            self._worker.shutdown(cancel_futures=True)
             self._engine.close()
         self._closed = True
 
@@ -82,118 +101,331 @@ class EngineActor(VLLMEngine):
         self.close()
 
 
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """A request on its way to an answer."""
+
+    number: int
+    request: GenerationRequest
+    answer: "Future[tuple[Completion, ...]]"
+
+
+@dataclass(eq=False, kw_only=True)
+class _Member:
+    """One engine's place in the pool. Whoever dies is replaced there, by a new actor of the same number."""
+
+    at: int
+    log: Path | None
+    actor: Any
+    state: Literal["starting", "ready", "lost"] = "starting"
+    pid: int = 0
+    jobs: set[_Job] = field(default_factory=set)
+    loaded: int | None = None
+    """Version that a replacement was given."""
+    restarts: int = 0
+    """Since it last answered."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it last answered, or was given something while it had nothing."""
+    why_lost: str = ""
+
+    @property
+    def load(self) -> int:
+        """Completions to do."""
+        return sum(job.request.num_completions for job in self.jobs)
+
+
 class RayPool:
     """A `Pool` of vLLM engines, each in an actor of its own. Requests go to the engine with the least to do.
 
-    A dead or failing engine ends the run with a RolloutError; nothing is restarted or asked again.
+    An engine that dies, or answers nothing for too long, is replaced: the new one gets the current weights and what the
+    old one had still to answer. While others live they do its work; where none does for two minutes, or one that has
+    answered nothing was replaced too often, everything that is asked fails by its name.
+
+    One thread, ``_serve``, decides all of this. Callers and Ray only put what has happened into its inbox.
     """
 
     def __init__(self, config: VLLMEngineConfig, model: EngineModel) -> None:
         self._config = config
-        self._engines: list[Any] = []
-        self._logs = [_log_file(model, at) for at in range(config.num_engines)]
+        self._model = model
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._waiting: deque[_Job] = deque()
+        self._numbers = itertools.count()
+        self._failure: RolloutError | None = None
+        self._num_restarts = 0
+        self._weights_lock = threading.Lock()
+        self._weights: tuple[Sequence[Path], int] | None = None
+        self._members: list[_Member] = []
+        self._last_ready = time.monotonic()
+        self._thread: threading.Thread | None = None
         try:
-            self._engines.extend(_spawn(config, model, at) for at in range(config.num_engines))
-            self.pids: list[int] = self._ask_all("to be ready", config.start_timeout_s, "pid")
+            for at in range(config.num_engines):
+                self._members.append(_Member(at=at, log=_log_file(model, at), actor=_spawn(config, model, at)))
+            pids = self._ask_all(self._members, "to be ready", config.start_timeout_s, "pid")
         except BaseException:
             self.close()
             raise
+        for member in self._members:
+            member.pid, member.state, member.heard = pids[member.at], "ready", time.monotonic()
+        self._last_ready = time.monotonic()
+        self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
+        self._thread.start()
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Keep each engine supplied with up to twice what it decodes at once; yield answers as they come."""
-        import ray
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the engines' actors, in their order."""
+        return [member.pid for member in self._members]
 
-        assert self._engines, "the pool is closed"
-        require_fit(requests, self._config.max_model_tokens)
-        deadline = _Deadline(self._config.request_timeout_s)
-        waiting = deque(enumerate(requests))
-        load: Counter[int] = Counter(dict.fromkeys(range(len(self._engines)), 0))
-        pending: dict[Any, tuple[int, int]] = {}
-        try:
-            while waiting or pending:
-                while waiting and (engine := self._idlest(load)) is not None:
-                    index, request = waiting.popleft()
-                    pending[self._engines[engine].generate.remote(request)] = (index, engine)
-                    load[engine] += request.num_completions
-                reference = self._first_done(pending, deadline)
-                deadline = _Deadline(self._config.request_timeout_s)
-                index, engine = pending.pop(reference)
-                load[engine] -= requests[index].num_completions
-                yield index, self._fetch(reference, engine, f"answering request {index}")
-        finally:
-            for reference in pending:
-                ray.cancel(reference)
+    def submit(self, request: GenerationRequest) -> "Future[tuple[Completion, ...]]":
+        """Have a request answered, by whichever engine has the least to do."""
+        assert self._thread is not None, "the pool is closed"
+        require_fit([request], self._config.max_model_tokens)
+        job = _Job(number=next(self._numbers), request=request, answer=Future())
+        self._inbox.put(partial(self._waiting.append, job))
+        return job.answer
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
-        """Ask all engines at the same time."""
-        answers: list[list[list[float]]] = self._ask_all("for log-probabilities", timeout_s, "logprobs", sequences)
-        return answers
+        """Ask all engines that live, at the same time."""
+        while True:
+            members = self._living(timeout_s)
+            answers = self._ask_all(members, "for log-probabilities", timeout_s, "logprobs", sequences)
+            if answers:
+                return [answers[at] for at in sorted(answers)]
 
     def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
-        """Load in all engines at the same time."""
-        self._ask_all(f"to load version {version}", timeout_s, "load_weights", files, version)
+        """Load in all engines that live, at the same time; the files must stay until others take their place."""
+        with self._weights_lock:
+            self._weights = (files, version)
+            ready = [member for member in self._members if member.state == "ready"]
+        self._ask_all(ready, f"to load version {version}", timeout_s, "load_weights", files, version)
+        self._living(timeout_s)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return how many engines were replaced since the last call."""
+        found, self._num_restarts = self._num_restarts, 0
+        return {"rollout/engine_restarts": float(found)}
 
     def close(self) -> None:
         """Close vLLM in every actor, then kill the actors, also those that do not close in time."""
         import ray
 
-        engines, self._engines = self._engines, []
-        closing = [engine.stop.remote() for engine in engines]
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._inbox.put(None)
+            thread.join(_CLOSE_TIMEOUT_S)
+        members, self._members = self._members, []
+        closing = [member.actor.stop.remote() for member in members]
         done, _ = ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else ([], [])
-        for at, (engine, reference) in enumerate(zip(engines, closing, strict=True)):
+        for member, reference in zip(members, closing, strict=True):
             if reference not in done:
-                logger.warning("engine %d did not close within %.0f s and is killed", at, _CLOSE_TIMEOUT_S)
-            ray.kill(engine)
+                logger.warning("engine %d did not close within %.0f s and is killed", member.at, _CLOSE_TIMEOUT_S)
+            ray.kill(member.actor)
+        self._fail(RolloutError("the pool was closed before this request was answered"), members)
 
-    def _idlest(self, load: Counter[int]) -> int | None:
-        """Return the engine with the fewest completions to do, or None when all have enough."""
-        engine = min(load, key=load.__getitem__)
-        return engine if load[engine] < 2 * self._config.max_num_seqs else None
+    def _serve(self) -> None:
+        """Take note of what happens, hand out what waits, look after the engines. Runs in a thread."""
+        try:
+            while True:
+                with contextlib.suppress(Empty):
+                    happened = self._inbox.get(timeout=_LOOK_EVERY_S)
+                    if happened is None:
+                        return
+                    happened()
+                    while not self._inbox.empty():
+                        happened = self._inbox.get()
+                        if happened is None:
+                            return
+                        happened()
+                if self._failure is None:
+                    self._look_after()
+                    self._hand_out()
+                else:
+                    self._fail(self._failure, self._members)
+        except Exception as error:
+            logger.exception("the pool's thread broke")
+            self._fail(RolloutError(f"the pool broke: {error}"), self._members)
 
-    def _first_done(self, pending: dict[Any, tuple[int, int]], deadline: "_Deadline") -> Any:
-        """Wait for any answer. Raises RolloutError at the deadline."""
+    def _hand_out(self) -> None:
+        """Keep each engine supplied with up to twice what it decodes at once."""
+        while self._waiting:
+            ready = [member for member in self._members if member.state == "ready"]
+            member = min(ready, key=lambda member: member.load, default=None)
+            if member is None or member.load >= 2 * self._config.max_num_seqs:
+                return
+            job = self._waiting.popleft()
+            if job.answer.cancelled():
+                continue
+            if not member.jobs:
+                member.heard = time.monotonic()
+            member.jobs.add(job)
+            self._when_done(member, member.actor.generate.remote(job.request), partial(self._answered, member, job))
+
+    def _answered(self, member: _Member, job: _Job, found: "Future[Any]") -> None:
+        if job not in member.jobs:
+            return  # it was lost meanwhile, and another engine has the request
+        error = found.exception()
+        if error is not None and _is_dead(error):
+            self._lose(member, _cause(error, member.log))
+            return
+        member.jobs.remove(job)
+        member.heard, member.restarts = time.monotonic(), 0
+        if error is not None:
+            job.answer.set_exception(_failed(member, f"answering request {job.number}", error))
+        else:
+            job.answer.set_result(found.result())
+
+    def _lose(self, member: _Member, why: str) -> None:
+        """Give up an engine, take back what it had to answer, and start another in its place."""
         import ray
 
+        if member.state == "lost":
+            return
+        logger.warning(
+            "engine %d is lost (%s) with %d requests; they are asked again", member.at, why, len(member.jobs)
+        )
+        self._waiting.extendleft(sorted(member.jobs, key=lambda job: -job.number))
+        member.jobs.clear()
+        member.state, member.why_lost, member.heard = "lost", why, time.monotonic()
+        ray.kill(member.actor)
+        if member.restarts < self._config.max_restarts:
+            member.restarts += 1
+            self._num_restarts += 1
+            member.state = "starting"
+            member.actor = _spawn(self._config, self._model, member.at)
+            self._when_done(member, member.actor.pid.remote(), partial(self._started, member))
+
+    def _started(self, member: _Member, found: "Future[int]") -> None:
+        """Take note that a replacement is there, if it is."""
+        if found.exception() is not None:
+            self._lose(member, _cause(found.exception(), member.log))
+            return
+        member.pid, member.loaded = found.result(), None
+        self._equip(member)
+
+    def _equip(self, member: _Member) -> None:
+        """Give a replacement the current weights, and call it ready once it holds them."""
+        with self._weights_lock:  # whoever brings the next ones finds it ready, or it finds them here
+            if self._weights is None or member.loaded == self._weights[1]:
+                member.state, member.heard = "ready", time.monotonic()
+                logger.info("engine %d is replaced", member.at)
+                return
+            files, member.loaded = self._weights
+        reference = member.actor.load_weights.remote(files, member.loaded)
+        self._when_done(member, reference, partial(self._equipped, member))
+
+    def _equipped(self, member: _Member, found: "Future[None]") -> None:
+        """Look again, for other weights may have come meanwhile."""
+        if found.exception() is not None:
+            self._lose(member, _cause(found.exception(), member.log))
+            return
+        self._equip(member)
+
+    def _look_after(self) -> None:
+        """Replace engines that are silent or late; give up where there is none for too long."""
+        now = time.monotonic()
+        for member in self._members:
+            silent_s = now - member.heard
+            if member.state == "ready" and member.jobs and silent_s > self._config.request_timeout_s:
+                self._lose(member, f"it answered nothing for {silent_s:.0f} s")
+            elif member.state == "starting" and silent_s > self._config.start_timeout_s:
+                self._lose(member, f"its replacement was not ready after {silent_s:.0f} s")
+        if any(member.state == "ready" for member in self._members):
+            self._last_ready = now
+        if all(member.state == "lost" for member in self._members) or now - self._last_ready > NONE_READY_S:
+            causes = "; ".join(f"engine {m.at}: {m.why_lost}{_see(m.log)}" for m in self._members)
+            self._failure = RolloutError(f"no engine is left to answer. {causes}. The run can be resumed")
+            self._fail(self._failure, self._members)
+
+    def _fail(self, error: RolloutError, members: Sequence[_Member]) -> None:
+        """Fail all that is asked."""
+        jobs = [*self._waiting, *(job for member in members for job in member.jobs)]
+        self._waiting.clear()
+        for member in members:
+            member.jobs.clear()
+        for job in jobs:
+            if not job.answer.done():
+                job.answer.set_exception(error)
+
+    def _when_done(self, member: _Member, reference: Any, act: "Callable[[Future[Any]], None]") -> None:
+        """Have the thread act on a call's outcome, unless the actor has been replaced by then."""
+        actor = member.actor
+
+        def happened(found: "Future[Any]") -> None:
+            self._inbox.put(lambda: act(found) if member.actor is actor else None)
+
+        reference.future().add_done_callback(happened)
+
+    def _living(self, timeout_s: float) -> list[_Member]:
+        """Return the engines that live; where there is none, wait for one. Raises RolloutError where none comes."""
+        deadline = _Deadline(timeout_s + NONE_READY_S)
         while True:
-            done, _ = ray.wait(list(pending), num_returns=1, timeout=deadline.slice_s())
-            if done:
-                return done[0]
-            busy = sorted({engine for _, engine in pending.values()})
-            way_out = "raise engine.request_timeout_s, or ask for fewer or shorter completions"
-            _still_waiting(f"{len(pending)} answers from engines {busy}", deadline, way_out)
+            if self._failure is not None:
+                raise self._failure
+            ready = [member for member in self._members if member.state == "ready"]
+            if ready:
+                return ready
+            if deadline.passed():
+                raise RolloutError(f"waited {deadline.limit_s:.0f} s for any engine to be replaced, in vain")
+            time.sleep(0.1)
 
-    def _ask_all(self, purpose: str, timeout_s: float, method: str, *arguments: Any) -> list[Any]:
-        """Return the answers of all engines, in their order. Raises RolloutError at the deadline."""
+    def _ask_all(
+        self, members: Sequence[_Member], purpose: str, timeout_s: float, method: str, *arguments: Any
+    ) -> dict[int, Any]:
+        """Return the answers of the engines by their number; those that die meanwhile are left out, and replaced.
+
+        Raises RolloutError at the deadline, for an error that is not an engine's death, and where the pool starts.
+        """
         import ray
 
-        engines = {getattr(it, method).remote(*arguments): at for at, it in enumerate(self._engines)}
+        engines = {getattr(member.actor, method).remote(*arguments): member for member in members}
         answers: dict[int, Any] = {}
         deadline = _Deadline(timeout_s)
         while engines:
             done, _ = ray.wait(list(engines), num_returns=1, timeout=deadline.slice_s())
             for reference in done:
-                engine = engines.pop(reference)
-                answers[engine] = self._fetch(reference, engine, purpose)
+                member = engines.pop(reference)
+                try:
+                    answers[member.at] = ray.get(reference, timeout=_LOG_EVERY_S)
+                except ray.exceptions.RayError as error:
+                    if self._thread is None or not _is_dead(error):
+                        raise _failed(member, purpose, error) from error
+                    actor, why = member.actor, _cause(error, member.log)
+                    self._inbox.put(partial(self._lose_actor, member, actor, why))
+                    self._wait_until_noted(member, actor)
             if not done:
-                _still_waiting(
-                    f"engines {sorted(engines.values())} {purpose}", deadline, "see their logs, and `ray status`"
-                )
-        return [answers[engine] for engine in sorted(answers)]
+                names = sorted(member.at for member in engines.values())
+                _still_waiting(f"engines {names} {purpose}", deadline, "see their logs, and `ray status`")
+        return answers
 
-    def _fetch(self, reference: Any, engine: int, purpose: str) -> Any:
-        """Return the answer of a finished call, or raise RolloutError with the engine and what broke it."""
-        import ray
+    def _lose_actor(self, member: _Member, actor: Any, why: str) -> None:
+        if member.actor is actor:
+            self._lose(member, why)
 
-        try:
-            return ray.get(reference, timeout=_LOG_EVERY_S)
-        except ray.exceptions.RayTaskError as error:
-            why = _last_error(self._logs[engine]) or error.cause
-            raise RolloutError(f"engine {engine} failed {purpose}: {why}{_see(self._logs[engine])}") from error
-        except ray.exceptions.RayError as error:
-            raise RolloutError(
-                f"engine {engine} died {purpose}: {error}; the machine's memory may say more, and the run can be "
-                f"resumed{_see(self._logs[engine])}"
-            ) from error
+    def _wait_until_noted(self, member: _Member, actor: Any) -> None:
+        """Wait until the thread has taken note of an actor's death, or it would be asked again at once."""
+        end = time.monotonic() + _LOG_EVERY_S
+        while member.actor is actor and member.state == "ready" and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+def _is_dead(error: BaseException) -> bool:
+    """Say whether an engine cannot answer any more, rather than having refused something."""
+    import ray
+
+    return isinstance(error, ray.exceptions.RayActorError) or isinstance(
+        getattr(error, "cause", error), EngineDeadError
+    )
+
+
+def _failed(member: _Member, purpose: str, error: BaseException) -> RolloutError:
+    """Return the error that names the engine, what it was to do, and what broke it."""
+    verb = "died" if _is_dead(error) else "failed"
+    return RolloutError(f"engine {member.at} {verb} {purpose}: {_cause(error, member.log)}{_see(member.log)}")
+
+
+def _cause(error: BaseException | None, log: Path | None) -> str:
+    """Return what broke an engine, in a line: the last error that it has printed says more than Ray's wrapping."""
+    first = str(getattr(error, "cause", None) or error).strip().splitlines()
+    return _last_error(log) or (first[0] if first else type(error).__name__)
 
 
 class _Deadline:

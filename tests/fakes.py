@@ -1,6 +1,6 @@
 """Hand-written stand-ins for engines and scorers. They record what happens in a list that tests can share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def completion(*token_ids: int, version: int = 0, finish_reason: str = "stop") -
 
 
 class FakePool:
-    """Answers from a script, last request first; keeps the requests and weights that it is given.
+    """Answers from a script, at once or, where it ``holds``, on release; keeps the requests and weights it is given.
 
     ``script`` gives each prompt's completions, repeated or cut to the number asked for.
     ``engine_logprobs`` is what `logprobs` returns, [engine][sequence][T - 1].
@@ -42,14 +42,28 @@ class FakePool:
         self.weights: dict[str, object] = {}
         self.files: list[Path] = []
         self.load_error: Exception | None = None
+        self.holds = False
+        self.held: list[tuple[Future[tuple[Completion, ...]], tuple[Completion, ...]]] = []
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        self.requests.extend(requests)
-        for index in reversed(range(len(requests))):
-            answers = self.script[requests[index].prompt_ids]
-            count = requests[index].num_completions
-            self.events.append(f"generated {index}")
-            yield index, tuple(answers[g % len(answers)] for g in range(count))
+    def submit(self, request: GenerationRequest) -> "Future[tuple[Completion, ...]]":
+        self.requests.append(request)
+        future: Future[tuple[Completion, ...]] = Future()
+        answers = self.script[request.prompt_ids]
+        self.events.append(f"generated {request.prompt_ids[0]}")
+        found = tuple(answers[g % len(answers)] for g in range(request.num_completions))
+        if self.holds:
+            self.held.append((future, found))
+        else:
+            future.set_result(found)
+        return future
+
+    def release(self, at: int) -> None:
+        """Answer the request at this place among those that are held."""
+        future, found = self.held.pop(at)
+        future.set_result(found)
+
+    def take_metrics(self):
+        return {}
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
         self.events.append("logprobs")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from rollout.types import RolloutGroup
+from rollout.types import Completion, Rollout, RolloutGroup
 from stages.grpo.advantages import advantages
 from stages.grpo.config import Aggregate, GRPOStage
 from stages.grpo.packing import Answer, Costs, PackedRows, micro_batches, pack, row_length, rows_of
@@ -64,17 +64,28 @@ class TrainingBatch:
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:
     """Return the answers of all groups that have signal; None where none has."""
-    return _batch(groups, [_values(group) for group in groups], config)
+    return _batch(groups, advantages_of(groups, config), config)
 
 
 def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict[str, TrainingBatch]:
     """Return the batch that each reward alone would make, without its weight; not of rewards without signal."""
-    found = {}
-    for label in (reward.label for reward in config.rewards):
-        batch = _batch(groups, [_values(group, label) for group in groups], config)
-        if batch is not None:
-            found[label] = batch
-    return found
+    labels = [reward.label for reward in config.rewards]
+    batches = {label: _batch(groups, advantages_of(groups, config, label), config) for label in labels}
+    return {label: batch for label, batch in batches.items() if batch is not None}
+
+
+def advantages_of(
+    groups: Sequence[RolloutGroup], config: GRPOStage, label: str | None = None
+) -> list[list[float | None] | None]:
+    """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal."""
+
+    def value(rollout: Rollout | None) -> float | None:
+        if rollout is None:
+            return None
+        return rollout.score.value if label is None else rollout.score.parts.get(label)
+
+    values_NG = [[value(rollout) for rollout in group.rollouts] for group in groups]
+    return advantages(values_NG, config.advantage, [value(group.greedy) for group in groups])
 
 
 def token_weights(lengths_S: Sequence[int], aggregate: Aggregate, max_tokens: int) -> Tensor:
@@ -90,15 +101,14 @@ def token_weights(lengths_S: Sequence[int], aggregate: Aggregate, max_tokens: in
 
 
 def _batch(
-    groups: Sequence[RolloutGroup], values_NG: Sequence[Sequence[float | None]], config: GRPOStage
+    groups: Sequence[RolloutGroup], given: Sequence[Sequence[float | None] | None], config: GRPOStage
 ) -> TrainingBatch | None:
-    given = advantages(values_NG, config.advantage)
     chosen = [
         (place, group, rollout.completion, advantage)
         for place, (group, advantages_G) in enumerate(zip(groups, given, strict=True))
         if advantages_G is not None
         for rollout, advantage in zip(group.rollouts, advantages_G, strict=True)
-        if advantage is not None and not (config.mask_truncated and rollout.completion.finish_reason != "stop")
+        if advantage is not None and _teaches(rollout.completion, config)
     ]
     if not chosen:
         return None
@@ -118,7 +128,6 @@ def _batch(
     )
 
 
-def _values(group: RolloutGroup, label: str | None = None) -> list[float | None]:
-    """Return [G] values of the group, of all its rewards together or of one."""
-    scores = [rollout.score for rollout in group.rollouts]
-    return [score.value if label is None else score.parts.get(label) for score in scores]
+def _teaches(completion: Completion, config: GRPOStage) -> bool:
+    """Say whether there is anything to learn from it: one that was cut before its first token has none."""
+    return bool(completion.token_ids) and not (config.mask_truncated and completion.finish_reason != "stop")

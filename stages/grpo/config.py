@@ -42,8 +42,32 @@ class BatchNormalized(Config):
     """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
 
 
+class MeanOnly(Config):
+    """reward - group mean, whatever the spread: Dr. GRPO, Liu et al. 2025, arXiv 2503.20783."""
+
+    type: Literal["mean_only"] = "mean_only"
+    tolerance: float = Field(default=1e-6, ge=0)
+    """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
+
+
+class LeaveOneOut(Config):
+    """reward - mean of the others of the group: RLOO, Ahmadian et al. 2024, arXiv 2402.14740."""
+
+    type: Literal["leave_one_out"] = "leave_one_out"
+    tolerance: float = Field(default=1e-6, ge=0)
+    """A group whose rewards spread (max - min) no further than this has no signal and trains nothing."""
+
+
+class GreedyBaseline(Config):
+    """reward - reward of the greedy answer, which is scored with the group: ReMax, Li et al. 2023, arXiv 2310.10505."""
+
+    type: Literal["greedy_baseline"] = "greedy_baseline"
+    tolerance: float = Field(default=1e-6, ge=0)
+    """A group in which no reward is further from the greedy answer's than this has no signal and trains nothing."""
+
+
 AdvantageConfig = Annotated[
-    GroupNormalized | BatchNormalized,
+    GroupNormalized | BatchNormalized | MeanOnly | LeaveOneOut | GreedyBaseline,
     Discriminator("type"),
     _type_or("group_normalized"),
 ]
@@ -180,6 +204,13 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     """Completions a prompt."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens forwarded at once, padding included; more where one answer is longer."""
+    max_staleness: int = Field(default=0, ge=0)
+    """How many versions behind a group's oldest token may be when it is learned from. 0: every step waits for answers
+    of the version that it improves. 1: the next step's answers are sampled while this one learns; and so on."""
+    stale_groups: Literal["drop", "keep"] = "drop"
+    """What is done with groups that are older all the same, such as after a resume with a lower limit."""
+    replace_up_to: int = Field(default=0, ge=0)
+    """Prompts that a step may take in place of such whose groups have no signal (DAPO's dynamic sampling)."""
     max_empty_batches: int = Field(default=8, ge=0)
     """How many batches in a row may hold no group with signal before the run stops."""
     advantage: AdvantageConfig = Field(default_factory=GroupNormalized)
@@ -202,6 +233,15 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     def _samples(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 makes all answers of a group equal; GRPO learns from differences")
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_what_is_stale(self) -> Self:
+        if self.max_staleness and self.loss.type == "policy_gradient" and self.correction is None:
+            raise ValueError(
+                "loss: policy_gradient is for answers of the policy itself; with max_staleness above 0 set a "
+                "correction, or take a loss with a ratio"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,11 +1,12 @@
-"""GRPO, strictly on policy: every step samples from the version it improves.
+"""GRPO: groups of answers are sampled, scored, and learned from.
 
-    prompts -> collector -> engine.generate -> rewards.scorer -> RolloutGroup
+    prompts -> stream -> collector -> engines -> rewards.scorer -> RolloutGroup
             -> batch (lists become tensors) -> learner.update -> publish the new version -> next step
 
-One process runs this loop and owns the learner. Engines answer and rewards mark in processes of their own; the loop
-waits for both inside ``collect`` and for the engines again inside ``publish``, each time with a deadline. After
-``publish`` returns, every engine holds version ``step``.
+One process runs this loop and owns the learner. Engines answer and rewards mark in processes of their own. With
+``max_staleness`` 0 a step asks for its groups and waits for them; with more, groups of so many steps to come are being
+answered and scored meanwhile, and weights land in the middle of them. After ``publish`` returns, every engine holds
+version ``step``.
 """
 
 import json
@@ -15,21 +16,25 @@ from pathlib import Path
 
 from rewards import combine
 from rewards.combinations import Combination
-from rollout.collector import Collector, part_means, summarize
+from rollout.collector import part_means
 from rollout.prompts import PromptSource
-from rollout.records import write_groups
+from rollout.records import read_groups, write_groups
+from rollout.stream import GroupStream
 from rollout.types import RolloutGroup
 from stages import checkpoints
-from stages.base import StageContext, StageError, StageResult
+from stages.base import StageContext, StageResult
 from stages.data.prompts import load_prompts
 from stages.generation import derive_seed, open_rollouts, probes
-from stages.grpo.batch import TrainingBatch, batches_by_reward, make_batch
+from stages.grpo.batch import batches_by_reward
+from stages.grpo.collect import collect
 from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
 from stages.models import load_policy, save_policy
 
 logger = logging.getLogger(__name__)
 
+AHEAD = "ahead.parquet"
+"""File of a checkpoint with the groups that no step has taken yet."""
 NUM_HANDED_OVER = 16
 """Prompts whose log-probabilities go into the manifest, for whoever loads the model to reproduce."""
 
@@ -49,26 +54,30 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
     if step < config.num_steps:
         with open_rollouts(context, policy, config, combination) as rollouts:
             collector = rollouts.collector(config.sampling)
+            seed = derive_seed(context.seed, "rollouts")
+            greedy = config.advantage.type == "greedy_baseline"
+            stream = GroupStream(collector, prompts, group_size=config.group_size, seed=seed, with_greedy=greedy)
+            stream.restore(ahead_in(context, step))
             rollouts.publish(learner.policy, step, probe)
             while step < config.num_steps:
                 clock = Clock()
-                groups, batch = collect_with_signal(config, context, prompts, collector, step + 1)
+                collected = collect(config, context, stream, step)
                 clock.lap("generate_and_score")
                 if combination.wants_gradients(step + 1):
-                    combination.observe_gradients(learner.gradient_products(batches_by_reward(groups, config)))
-                learned = learner.update(batch, combination.scale())
-                combination.observe(part_means(groups))
+                    products = learner.gradient_products(batches_by_reward(collected.groups, config))
+                    combination.observe_gradients(products)
+                learned = learner.update(collected.batch, combination.scale())
+                combination.observe(part_means(collected.groups))
                 step += 1
                 clock.lap("learn")
                 synced = rollouts.publish(learner.policy, step, probe)
                 clock.lap("sync")
-                sampled = summarize(groups, tolerance=config.advantage.tolerance)
                 waited = collector.take_metrics()
                 waited["reward/wait_fraction"] = waited["reward/wait_s"] / sum(clock.laps.values())
-                metrics = {**learned, **sampled, **waited, **combination.metrics(), **synced.metrics(), **clock.laps}
-                context.metrics.write(step, metrics, of=config.num_steps)
+                metrics = {**learned, **collected.metrics, **waited, **synced.metrics(), **combination.metrics()}
+                context.metrics.write(step, {**metrics, **clock.laps}, of=config.num_steps)
                 if is_due(config, step):
-                    save(config, context, step, learner, prompts, combination)
+                    save(config, context, step, learner, prompts, stream, combination)
     save_policy(
         context,
         learner.policy,
@@ -77,29 +86,6 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
         probes=[prompt.token_ids for prompt in questions[:NUM_HANDED_OVER]],
     )
     return StageResult(metrics={"train/steps": step, "rollout/prompts_taken": prompts.num_taken})
-
-
-def collect_with_signal(
-    config: GRPOStage, context: StageContext, prompts: PromptSource, collector: Collector, step: int
-) -> tuple[list[RolloutGroup], TrainingBatch]:
-    """Return all groups collected for version ``step``, and the batch that they make; both are kept on disk at once.
-
-    When no group has signal the next prompts are taken too, up to the config's limit.
-    """
-    groups: list[RolloutGroup] = []
-    for _ in range(config.max_empty_batches + 1):
-        seed = derive_seed(context.seed, "rollouts", prompts.num_taken)
-        groups += collector.collect(prompts.take(config.prompts_per_step), config.group_size, seed, step)
-        write_groups(rollout_file(context, step), groups)
-        batch = make_batch(groups, config)
-        if batch is not None:
-            return groups, batch
-        logger.warning("no group of %d has answers that differ in reward; taking fresh prompts", len(groups))
-    raise StageError(
-        f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
-        "nothing to learn from: the task is too hard, too easy, or the reward is blind. Read "
-        f"{rollout_file(context, step)}, then change prompts or rewards"
-    )
 
 
 def resume(context: StageContext, learner: Learner, prompts: PromptSource, combination: Combination) -> int:
@@ -117,20 +103,29 @@ def resume(context: StageContext, learner: Learner, prompts: PromptSource, combi
     return step or 0
 
 
+def ahead_in(context: StageContext, step: int) -> list[RolloutGroup]:
+    """Return the groups that were sampled and not yet learned from when version ``step`` was saved."""
+    file = checkpoints.step_folder(context.checkpoints, step) / AHEAD
+    return read_groups(file) if file.is_file() else []
+
+
 def save(
     config: GRPOStage,
     context: StageContext,
     step: int,
     learner: Learner,
     prompts: PromptSource,
+    stream: GroupStream,
     combination: Combination,
 ) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all, once what is in flight has landed: that is part of it."""
+    ahead = stream.settled()
 
     def write(folder: Path) -> None:
         learner.save(folder / "learner")
         (folder / "prompts.json").write_text(json.dumps(prompts.state_dict()))
         (folder / "combination.json").write_text(json.dumps(combination.state_dict()))
+        write_groups(folder / AHEAD, ahead)
 
     checkpoints.save(context.checkpoints, step, write, keep=config.checkpoint.keep)
 
@@ -139,11 +134,6 @@ def is_due(config: GRPOStage, step: int) -> bool:
     """Whether version ``step`` is to be saved: by the period, and at the end."""
     every = config.checkpoint.every_steps
     return step == config.num_steps or (every > 0 and step % every == 0)
-
-
-def rollout_file(context: StageContext, step: int) -> Path:
-    """Where the groups that led to version ``step`` are kept."""
-    return context.rollouts / f"step_{step:06d}.parquet"
 
 
 class Clock:

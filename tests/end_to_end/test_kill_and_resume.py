@@ -23,7 +23,7 @@ SUPERVISED = {
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return sft -> odpo -> grpo on a tiny model, with the exact engine."""
+    """Return sft -> odpo -> grpo -> grpo two versions ahead, on a tiny model, with the exact engine."""
     root = tmp_path_factory.mktemp("recipe")
     model = write_tiny_model(root / "base")
     rows = [
@@ -55,6 +55,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ],
             "combine": {"type": "gradient_guided", "every_steps": 2, "learning_rate": 0.5},
         },
+        "ahead": {
+            "kind": "grpo", "init_from": "grpo", "prompts": data, "num_steps": 7, "prompts_per_step": 3,
+            "group_size": 4, "learning_rate": 1e-3, "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 3},
+            "rewards": [{"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}],
+            "max_staleness": 2, "replace_up_to": 1,
+        },
     }  # fmt: skip
     engine = {"type": "transformers", "max_model_tokens": 64}
     return write_recipe(root / "recipe.yaml", name="r", model=str(model), seed=5, engine=engine, stages=stages)
@@ -73,8 +79,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def prompts_by_step(run: Path) -> dict[str, list[str]]:
-    files = sorted((run / "grpo" / "rollouts").glob("step_*.parquet"))
+def prompts_by_step(run: Path, stage: str = "grpo") -> dict[str, list[str]]:
+    files = sorted((run / stage / "rollouts").glob("step_*.parquet"))
     return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
 
 
@@ -85,11 +91,14 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     kill_when("run", recipe, "--runs", tmp_path, ready=lambda: 5 in metrics(run, "sft"))
     kill_when("resume", run, ready=lambda: 7 in metrics(run, "odpo"))
     kill_when("resume", run, ready=lambda: 3 in metrics(run, "grpo"))
+    kill_when("resume", run, ready=lambda: 5 in metrics(run, "ahead"))
     result = strop("resume", run)
     assert result.returncode == 0, result.stdout + result.stderr
-    for stage in ("sft", "odpo", "grpo"):
+    for stage in ("sft", "odpo", "grpo", "ahead"):
         assert same(weights(whole, stage), weights(run, stage)), stage
-    assert prompts_by_step(run) == prompts_by_step(whole)
+    for stage in ("grpo", "ahead"):
+        assert prompts_by_step(run, stage) == prompts_by_step(whole, stage)
+    assert [metrics(run, "ahead")[step]["rollout/staleness_max"] for step in range(1, 8)] == [0, 1, 2, 2, 2, 2, 2]
     # the factors of the rewards went through the checkpoint with the rest
     factors = [metrics(folder, "grpo")[8]["reward/length/factor"] for folder in (run, whole)]
     assert factors[0] == factors[1] != 1.0
@@ -101,7 +110,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
 def test_a_finished_run_does_nothing_again(recipe: Path, whole: Path) -> None:
     before = (whole / "run.json").read_text()
     result = strop("run", recipe, "--runs", whole.parent, "--resume")
-    assert result.returncode == 0 and result.stdout.count("skip") == 3
+    assert result.returncode == 0 and result.stdout.count("skip") == 4
     assert (whole / "run.json").read_text() == before
 
 

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from rewards.types import RewardError, Score
 from rollout.collector import Collector, has_signal, request_seed, summarize
 from rollout.config import SamplingConfig
+from rollout.records import read_groups, write_groups
 from rollout.types import Prompt, Rollout, RolloutError, RolloutGroup
 from tests.fakes import FakePool, FakeScorer, completion
 
@@ -24,7 +27,13 @@ def make(pool: FakePool, scorer: FakeScorer, **options: float) -> Collector:
 
 
 def test_groups_come_in_the_order_of_the_prompts_though_answers_do_not() -> None:
-    groups = make(FakePool(SCRIPT), FakeScorer(VALUES)).collect(PROMPTS, 2, seed=5)
+    pool = FakePool(SCRIPT)
+    pool.holds = True
+    collector = make(pool, FakeScorer(VALUES))
+    futures = [collector.submit(prompt, 2, seed) for seed, prompt in enumerate(PROMPTS)]
+    for _ in futures:
+        pool.release(-1)
+    groups = collector.wait(futures)
     assert [group.prompt for group in groups] == PROMPTS
     assert [[r.response for r in group.rollouts] for group in groups] == [
         ["10", "20 20"],
@@ -38,7 +47,7 @@ def test_each_group_is_scored_as_soon_as_it_is_there_and_the_budget_last() -> No
     events: list[str] = []
     make(FakePool(SCRIPT, events=events), FakeScorer(VALUES, events)).collect(PROMPTS, 2, seed=5)
     assert events == [
-        *("generated 2", "submitted", "generated 1", "submitted", "generated 0", "submitted"),
+        *("generated 0", "submitted", "generated 1", "submitted", "generated 2", "submitted"),
         "checked budget",
     ]
 
@@ -50,6 +59,17 @@ def test_an_attempt_carries_the_conversation_the_tokens_and_the_columns() -> Non
     assert attempt.prompt == PROMPTS[0].messages
     assert attempt.completion == [{"role": "assistant", "content": "10"}]
     assert (attempt.completion_ids, attempt.columns) == ((10, EOS), {"answer": 0})
+
+
+def test_a_greedy_answer_is_scored_with_the_others_and_kept_apart(tmp_path: Path) -> None:
+    pool, scorer = FakePool(SCRIPT), FakeScorer(VALUES)
+    group = make(pool, scorer).submit(PROMPTS[0], 2, 5, with_greedy=True).result(5)
+    assert [(request.num_completions, request.temperature) for request in pool.requests] == [(2, 0.5), (1, 0.0)]
+    assert [attempt.completion[0]["content"] for attempt in scorer.groups[0]] == ["10", "20 20", "10"]
+    assert [rollout.response for rollout in group.rollouts] == ["10", "20 20"]
+    assert group.greedy is not None and group.greedy.score.value == 1.0
+    write_groups(tmp_path / "g.parquet", [group])
+    assert read_groups(tmp_path / "g.parquet") == [group]
 
 
 def test_requests_carry_the_sampling_and_seeds_of_their_own_that_repeat() -> None:

@@ -1,5 +1,6 @@
 """Real vLLM engines in real Ray actors, on the CPU. Minutes."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import PreTrainedModel
@@ -20,17 +22,18 @@ from rollout.engine import EngineModel
 from rollout.types import Completion, GenerationRequest, RolloutError
 from rollout.weight_sync import SyncReport, WeightSync, policy_weights
 from rollout.workers import RayPool, start_pool
-from tests.rollout.tiny_models import CONTEXT, save_config, tiny_model, token_logprobs
+from tests.rollout.tiny_models import CONTEXT, answers, save_config, tiny_model, token_logprobs
 
 pytestmark = pytest.mark.real
 
 PROBES = [[5, 6, 7, 8, 9, 10], [3, 2, 60, 61]]
 
 
-def start(model: PreTrainedModel, folder: Path) -> RayPool:
+def start(model: PreTrainedModel, folder: Path, **changes: object) -> RayPool:
     engine = EngineModel(folder=save_config(model, folder), precision="float32", seed=0)
     small_steps = {"max_num_batched_tokens": CONTEXT}  # so that few prompts fit into one step of the scheduler
-    config = VLLMEngineConfig(max_model_tokens=CONTEXT, max_num_seqs=64, request_timeout_s=120, extra=small_steps)
+    values = {"max_num_seqs": 64, "request_timeout_s": 120, "extra": small_steps, **changes}
+    config = VLLMEngineConfig(max_model_tokens=CONTEXT, **values)
     pool = start_pool(config, engine)
     assert isinstance(pool, RayPool)
     return pool
@@ -108,7 +111,7 @@ def test_sampled_logprobs_are_the_learners_at_the_sampling_temperature(
     qwen3: tuple[PreTrainedModel, RayPool], temperature: float
 ) -> None:
     model, pool = qwen3
-    [(_, completions)] = pool.generate([request(temperature=temperature)])
+    [completions] = answers(pool, [request(temperature=temperature)])
     assert len(completions) == 4
     assert_logprobs_are_the_models(completions, model, temperature or 1.0)
 
@@ -122,7 +125,7 @@ def test_every_sync_brings_new_weights_though_the_head_is_tied(
     [after] = pool.logprobs(PROBES)
     assert report.drift_max < 1e-4
     assert max(abs(a - b) for a, b in zip(before[0], after[0], strict=True)) > 0.1
-    [(_, completions)] = pool.generate([request()])
+    [completions] = answers(pool, [request()])
     assert_logprobs_are_the_models(completions, changed, 1.0)
     assert {version for completion in completions for version in completion.versions} == {1}
     publish(pool, model, 0)
@@ -153,25 +156,25 @@ def test_seeds_repeat_and_completion_g_is_the_one_of_seed_plus_g(
 ) -> None:
     pool = qwen3[1]
     requests = [request((5, 6, seed), seed) for seed in range(40)]
-    first, second = dict(pool.generate(requests)), dict(pool.generate(requests))
+    first, second = dict(enumerate(answers(pool, requests))), dict(enumerate(answers(pool, requests)))
     assert {at: [c.token_ids for c in group] for at, group in first.items()} == {
         at: [c.token_ids for c in group] for at, group in second.items()
     }
-    [(_, alone)] = pool.generate([request((5, 6, 7), 7 + 2, num_completions=1)])
+    [alone] = answers(pool, [request((5, 6, 7), 7 + 2, num_completions=1)])
     assert alone[0].token_ids == first[7][2].token_ids
 
 
 def test_more_prompts_than_fit_into_one_step_are_answered(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
     prompts = [tuple(3 + (7 * at + t) % 50 for t in range(30)) for at in range(40)]
     requests = [request(prompt, seed=at) for at, prompt in enumerate(prompts)]
-    assert sorted(index for index, _ in qwen3[1].generate(requests)) == list(range(40))
+    assert all(len(completions) == 4 for completions in answers(qwen3[1], requests))
 
 
 def test_a_completion_ends_with_its_end_token_or_for_want_of_tokens(
     qwen3: tuple[PreTrainedModel, RayPool],
 ) -> None:
     eos_ids = tuple(range(0, 64, 8))
-    groups = dict(qwen3[1].generate([request((seed,), seed, eos_ids=eos_ids) for seed in range(9)]))
+    groups = dict(enumerate(answers(qwen3[1], [request((seed,), seed, eos_ids=eos_ids) for seed in range(9)])))
     completions = [completion for group in groups.values() for completion in group]
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
     for completion in completions:
@@ -181,45 +184,103 @@ def test_a_completion_ends_with_its_end_token_or_for_want_of_tokens(
         assert completion.finish_reason == "stop" or len(completion.token_ids) == 20
 
 
-def test_answers_that_take_too_long_end_in_an_error_that_counts_them(
+def test_late_completions_are_cut_where_they_are(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
+    model, pool = qwen3
+    many = [request((5, 6, 7), seed, max_tokens=100, eos_ids=(), num_completions=64) for seed in range(9)]
+    late = request((5, 6, 7), 4, max_tokens=100, eos_ids=(), deadline_s=0.3)
+    *others, cut = answers(pool, [*many, late])
+    assert {len(completion.token_ids) for completions in others for completion in completions} == {100}
+    assert {completion.finish_reason for completion in cut} == {"deadline"}
+    assert all(len(completion.token_ids) < 100 for completion in cut)
+    assert_logprobs_are_the_models(cut, model, 1.0)
+
+
+def test_weights_land_while_completions_are_in_flight_and_each_token_has_its_version(
     qwen3: tuple[PreTrainedModel, RayPool],
 ) -> None:
+    """Versions differ in the output head alone, so that the keys and values of one serve the others."""
     model, pool = qwen3
-    patient = pool._config
-    pool._config = patient.model_copy(update={"request_timeout_s": 0.01})
-    with pytest.raises(RolloutError, match=r"for 20 answers from engines \[0\], in vain; raise"):
-        list(pool.generate([request(max_tokens=100, eos_ids=())] * 20))
-    pool._config = patient
-    publish(pool, model, 0)  # waits for what was in flight
+    heads = {}
+    for version in (11, 12, 13):
+        torch.manual_seed(version)
+        heads[version] = copy.deepcopy(model)
+        heads[version].config.tie_word_embeddings = False
+        heads[version].lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    publish(pool, heads[11], 11)
+    futures = [pool.submit(request((5, 6, 7), seed, max_tokens=100, eos_ids=())) for seed in range(40)]
+    for version in (12, 13):
+        time.sleep(0.15)
+        publish(pool, heads[version], version)
+    completions = [completion for future in futures for completion in future.result(60)]
+    spans = [tuple(sorted(set(completion.versions))) for completion in completions]
+    assert any(len(span) > 1 for span in spans), spans
+    assert all(list(completion.versions) == sorted(completion.versions) for completion in completions)
+    scored = {version: head for version, head in heads.items() if any(version in span for span in spans)}
+    for completion in completions:
+        sequence = [5, 6, 7, *completion.token_ids]
+        expected = {version: token_logprobs(head, sequence)[2:] for version, head in scored.items()}
+        of_its_version = [expected[version][at] for at, version in enumerate(completion.versions)]
+        assert completion.logprobs == pytest.approx(of_its_version, abs=1e-4)
+    assert {v for c in answers(pool, [request((5, 6, 7), 99)])[0] for v in c.versions} == {13}
+    publish(pool, model, 0)
 
 
-def test_a_killed_engine_ends_the_run_with_its_name_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_are_asked_again(tmp_path: Path) -> None:
     model = tiny_model("gpt_neox")
     pool = start(model, tmp_path)
-    assert publish(pool, model, 0).drift_max < 1e-4
-    assert publish(pool, tiny_model("gpt_neox", seed=1), 1).drift_max < 1e-4
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
+    for version in (0, 1):
+        model = tiny_model("gpt_neox", seed=version)
+        expected = [token_logprobs(model, probe) for probe in PROBES]
+        sync.publish(policy_weights(model), version, PROBES, expected)
+    pid, children = pool.pids[0], engine_processes(pool.pids[0])
+    futures = [pool.submit(request(max_tokens=100, eos_ids=(), seed=seed)) for seed in range(300)]
+    futures[0].result(60)
+    os.kill(pid, signal.SIGKILL)
+    found = [future.result(180) for future in futures]
+    assert_soon_gone([pid, *children.values()])
+    assert pool.pids[0] != pid
+    assert {version for completions in found for completion in completions for version in completion.versions} == {1}
+    assert_logprobs_are_the_models(found[-1], model, 1.0)
+    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
     children = engine_processes(pool.pids[0])
-    answers = pool.generate([request(max_tokens=100, eos_ids=())] * 500)
-    next(answers)
-    os.kill(pool.pids[0], signal.SIGKILL)
-    killed_at = time.monotonic()
-    with pytest.raises(RolloutError, match="engine 0 died answering request"):
-        list(answers)
-    assert time.monotonic() - killed_at < 30
-    assert_soon_gone([*children.values()])
-    with pytest.raises(RolloutError, match="engine 0 died for log-probabilities"):
-        pool.logprobs(PROBES)
-    pool.close()
-
-
-def test_a_killed_engine_core_ends_the_run_too(tmp_path: Path) -> None:
-    pool = start(tiny_model("qwen3"), tmp_path)
-    children = engine_processes(pool.pids[0])
-    os.kill(children["EngineCore"], signal.SIGKILL)
-    with pytest.raises(RolloutError, match="engine 0 failed answering request"):
-        list(pool.generate([request(max_tokens=100, eos_ids=())] * 500))
+    os.kill(children["EngineCore"], signal.SIGKILL)  # vLLM's own process below the actor
+    [again] = pool.logprobs(PROBES)
+    assert again[0] == pytest.approx(expected[0], abs=1e-4)
+    sync.close()
     pool.close()
     assert_soon_gone([*pool.pids, *children.values()])
+
+
+def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path) -> None:
+    pool = start(tiny_model("qwen3"), tmp_path, max_restarts=0)
+    future = pool.submit(request(max_tokens=100, eos_ids=(), num_completions=400))
+    children = engine_processes(pool.pids[0])
+    os.kill(pool.pids[0], signal.SIGKILL)
+    with pytest.raises(RolloutError, match=r"no engine is left to answer. engine 0: .*can be resumed"):
+        future.result(30)
+    with pytest.raises(RolloutError, match="no engine is left"):
+        pool.submit(request()).result(30)
+    with pytest.raises(RolloutError, match="no engine is left"):
+        pool.logprobs(PROBES)
+    pool.close()
+    assert_soon_gone([*children.values()])
+
+
+def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
+    model = tiny_model("qwen3")
+    pool = start(model, tmp_path, request_timeout_s=3.0)
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
+    sync.publish(policy_weights(model), 0, PROBES, [token_logprobs(model, probe) for probe in PROBES])
+    pid = pool.pids[0]
+    stopped = engine_processes(pid)["EngineCore"]
+    os.kill(stopped, signal.SIGSTOP)
+    completions = pool.submit(request()).result(120)
+    assert_logprobs_are_the_models(completions, model, 1.0)
+    assert pool.pids[0] != pid
+    sync.close()
+    pool.close()
+    assert_soon_gone([pid, stopped])
 
 
 def _drift_of_an_engine_started_here(folder: Path) -> float:

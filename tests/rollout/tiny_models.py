@@ -1,5 +1,6 @@
 """Random models small enough for tests, of the three families that the engines are tried with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,9 @@ from transformers import (
     PreTrainedModel,
     Qwen3Config,
 )
+
+from rollout.engine import Pool
+from rollout.types import Completion, GenerationRequest
 
 VOCABULARY = 64
 CONTEXT = 128
@@ -55,3 +59,9 @@ def token_logprobs(model: PreTrainedModel, sequence: list[int], temperature: flo
         logits_TV = model(torch.tensor([sequence])).logits[0].float() / temperature
     logprobs_TV = logits_TV.log_softmax(-1)
     return [logprobs_TV[at - 1, token].item() for at, token in enumerate(sequence) if at]
+
+
+def answers(pool: Pool, requests: Sequence[GenerationRequest]) -> list[tuple[Completion, ...]]:
+    """Ask for all of them at once, and return their answers in order."""
+    futures = [pool.submit(request) for request in requests]
+    return [future.result(120) for future in futures]

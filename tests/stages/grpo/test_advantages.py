@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.grpo.advantages import advantages
-from stages.grpo.config import BatchNormalized, GroupNormalized
+from stages.grpo.config import BatchNormalized, GreedyBaseline, GroupNormalized, LeaveOneOut, MeanOnly
 from tests.stages.grpo.groups import stage
 
 CONFIG = GroupNormalized(epsilon=1e-4)
@@ -48,3 +48,15 @@ def test_rewards_that_are_normalised_in_the_group_are_not_normalised_there_again
     with pytest.raises(ValidationError, match=r"say advantage: \{type: batch_normalized\}"):
         stage(**rewards)
     assert stage(**rewards, advantage={"type": "batch_normalized"}).advantage == BatchNormalized()
+
+
+def test_mean_only_and_leave_one_out_by_hand() -> None:
+    assert advantages([[3.0, None, 0.0, 0.0], [1.0, 1.0]], MeanOnly()) == [[2.0, None, -1.0, -1.0], None]
+    [found, dull] = advantages([[3.0, None, 0.0, 0.0], [1.0, 1.0]], LeaveOneOut())
+    assert found == [pytest.approx(3.0), None, pytest.approx(-1.5), pytest.approx(-1.5)] and dull is None
+
+
+def test_a_greedy_baseline_by_hand() -> None:
+    values = [[1.0, 0.0, None], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.5, 0.2, 0.1]]
+    found = advantages(values, GreedyBaseline(), [1.0, 0.0, 1.0, None])
+    assert found == [[0.0, -1.0, None], [1.0, 1.0, 1.0], None, None]
