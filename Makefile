@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards clean
+.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ test-fast: setup ## the tests without Ray, vLLM and killed workers; under a minu
 
 bench-rewards: setup ## the math reward's speed, beside math-verify's
 	$(BIN)/python -m benchmarks.rewards
+
+bench-rl: setup ## GRPO beside TRL's trainer; needs the demo's run for whole steps
+	$(BIN)/python -m benchmarks.rl
 
 clean: ## remove the environment and what the demo made; runs stay
 	rm -rf .venv artifacts
