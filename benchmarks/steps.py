@@ -2,8 +2,8 @@
 
     make demo && python -m benchmarks.steps async
 
-Both run the demo's GRPO from the demo's ODPO model, with as many updates and the same settings. Learner and engine have a
-thread each, as if each had a core or a card of its own.
+Both run the demo's GRPO from the demo's ODPO model, with as many updates and the same settings. Learner and engine have
+a thread each, as if each had a core or a card of its own.
 """
 
 import json
