@@ -83,6 +83,29 @@ class SamplingConfig(_Config):
     """Seconds after which an engine cuts a prompt's completions where they are; none: it waits for all of them."""
 
 
+class Shuffled(_Config):
+    """Every prompt once an epoch."""
+
+    type: Literal["shuffled"] = "shuffled"
+
+
+class ByDifficulty(_Config):
+    """Prompts that are always or never passed come more rarely in later epochs."""
+
+    type: Literal["by_difficulty"] = "by_difficulty"
+    reward: str
+    """Name of the reward by which an answer passes."""
+    passes: float = 1.0
+    """Least value of a passing answer, before its weight."""
+    floor: float = Field(default=0.1, gt=0, le=1)
+    """Least chance of a prompt to be in an epoch."""
+    newest: float = Field(default=0.5, gt=0, le=1)
+    """Weight of the newest group in a prompt's running pass rate."""
+
+
+PromptOrder = Annotated[Shuffled | ByDifficulty, Discriminator("type")]
+
+
 class WeightSyncConfig(_Config):
     """How weights reach the engines, and how that is verified."""
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,16 @@ class Collected:
     metrics: Mapping[str, float]
 
 
-def collect(config: GRPOStage, context: StageContext, stream: GroupStream, step: int) -> Collected:
+def collect(
+    config: GRPOStage,
+    context: StageContext,
+    stream: GroupStream,
+    step: int,
+    adjusted: Callable[[Sequence[RolloutGroup]], list[RolloutGroup]] = list,
+) -> Collected:
     """Take the groups of one step, by which version ``step`` is improved; all that are taken are kept on disk at once.
+
+    ``adjusted`` may change their rewards first.
 
     Groups without signal are replaced by those of fresh prompts within the config's budget; where none has any, whole
     batches are. What is too stale is dropped and replaced too, unless the config keeps it.
@@ -39,7 +47,7 @@ def collect(config: GRPOStage, context: StageContext, stream: GroupStream, step:
     missing = config.prompts_per_step
     while missing:
         ask_ahead(config, stream, step, at_least=missing)
-        taken = stream.take(missing)
+        taken = adjusted(stream.take(missing))
         fresh = [group for group in taken if staleness(group, step) <= config.max_staleness]
         used = taken if config.stale_groups == "keep" else fresh
         num_stale += len(taken) - len(fresh)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from rewards.config import RewardConfig
-from rollout.config import SamplingConfig
+from rollout.config import ByDifficulty, PromptOrder, SamplingConfig, Shuffled
 from rollout.engine import Precision
 from stages.answering import AnsweringStageConfig
 from stages.base import Config
@@ -187,6 +187,8 @@ class KLConfig(Config):
     """0 keeps no reference in memory."""
     estimate: Literal["k1", "k2", "k3"] = "k3"
     """-d, d^2 / 2, or exp(d) - d - 1. As a loss, k2 has the gradient of the KL, and k1 none on average."""
+    where: Literal["loss", "reward"] = "loss"
+    """A term of the loss by token; or summed over each answer's tokens and taken from its reward."""
 
 
 class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
@@ -204,6 +206,8 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
     """Completions a prompt."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens forwarded at once, padding included; more where one answer is longer."""
+    prompt_order: PromptOrder = Field(default_factory=Shuffled)
+    """Which prompts come next."""
     max_staleness: int = Field(default=0, ge=0)
     """How many versions behind a group's oldest token may be when it is learned from. 0: every step waits for answers
     of the version that it improves. 1: the next step's answers are sampled while this one learns; and so on."""
@@ -242,6 +246,13 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
                 "loss: policy_gradient is for answers of the policy itself; with max_staleness above 0 set a "
                 "correction, or take a loss with a ratio"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_the_reward_that_says_what_is_hard(self) -> Self:
+        labels = [reward.label for reward in self.rewards]
+        if isinstance(self.prompt_order, ByDifficulty) and self.prompt_order.reward not in labels:
+            raise ValueError(f"prompt_order: there is no reward {self.prompt_order.reward!r}; there are {labels}")
         return self
 
     @model_validator(mode="after")

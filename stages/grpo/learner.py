@@ -15,12 +15,13 @@ import transformers
 from accelerate import Accelerator
 from torch import Tensor
 
+from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
 from stages.grpo.batch import Tokens, TrainingBatch
 from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
 from stages.grpo.forward import AnswerForward, Scored, costs_of
 from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer
-from stages.grpo.packing import PackedRows
+from stages.grpo.packing import Answer, PackedRows, pack
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
 from stages.params import lora_config
@@ -126,6 +127,15 @@ class Learner:
         }
         return found | {(b, a): product for (a, b), product in found.items()}
 
+    def with_kl_in_reward(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        """Return the groups with the KL to the reference, summed over each answer's tokens, taken from its reward.
+
+        The policy's own log-probabilities are the engine's. Without a penalty in the reward they are as they were.
+        """
+        if self._config.kl.coef == 0 or self._config.kl.where == "loss":
+            return list(groups)
+        return [self._penalised(group) for group in groups]
+
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs to go on as if nothing had happened."""
         self._accelerator.save_state(str(folder), safe_serialization=True)
@@ -155,7 +165,7 @@ class Learner:
         loss_N = self._policy_loss(scored.logprobs_N, tokens)
         metrics = _metrics(scored.logprobs_N.detach(), tokens, config)
         metrics["train/forwarded_tokens"] = float(rows.num_tokens)
-        if config.kl.coef > 0:
+        if config.kl.coef > 0 and config.kl.where == "loss":
             kl_N = kl(scored.logprobs_N, self._reference_logprobs(rows), config.kl)
             loss_N = loss_N + config.kl.coef * kl_N
             metrics["policy/kl_nats"] = float((kl_N.detach() * tokens.weights_N).sum())
@@ -179,12 +189,36 @@ class Learner:
         with self._accelerator.autocast():
             return self._forward(model, rows)
 
+    def _penalised(self, group: RolloutGroup) -> RolloutGroup:
+        answers = [
+            Answer(group=0, prompt=group.prompt.token_ids, token_ids=rollout.completion.token_ids)
+            for rollout in group.rollouts
+        ]
+        places = [at for at, answer in enumerate(answers) if answer.token_ids]
+        if not places:
+            return group
+        rows = [places] if self._forward.shares else [[at] for at in places]
+        reference_N = self._reference_logprobs(pack(answers, rows).to(self._accelerator.device)).cpu()
+        sampled_N = torch.tensor([value for at in places for value in group.rollouts[at].completion.logprobs])
+        estimates = kl(sampled_N, reference_N, self._config.kl).split([len(answers[at].token_ids) for at in places])
+        sums = {at: float(estimate.sum()) for at, estimate in zip(places, estimates, strict=True)}
+        coef = self._config.kl.coef
+        rollouts = tuple(_less(rollout, coef, sums.get(at, 0.0)) for at, rollout in enumerate(group.rollouts))
+        return replace(group, rollouts=rollouts)
+
     @torch.no_grad()
     def _reference_logprobs(self, rows: PackedRows) -> Tensor:
         if self._reference is not None:
             return self._scored(self._reference, rows).logprobs_N
         with self.policy.model.disable_adapter():  # without its adapter, the policy is the reference
             return self._scored(self._model, rows).logprobs_N
+
+
+def _less(rollout: Rollout, coef: float, penalty: float) -> Rollout:
+    """Return the rollout with a penalty taken from its score, which shows it as a part."""
+    score = rollout.score
+    value = None if score.value is None else score.value - coef * penalty
+    return replace(rollout, score=replace(score, value=value, parts={**score.parts, "kl_nats": penalty}))
 
 
 def _metrics(logprobs_N: Tensor, tokens: Tokens, config: GRPOStage) -> dict[str, float]:

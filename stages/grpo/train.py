@@ -45,7 +45,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
     questions = load_prompts(
         config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
     )
-    prompts = PromptSource(questions, context.seed)
+    prompts = PromptSource(questions, context.seed, config.prompt_order)
     learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)
     learner.require_reference(probe)
@@ -61,13 +61,14 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
             rollouts.publish(learner.policy, step, probe)
             while step < config.num_steps:
                 clock = Clock()
-                collected = collect(config, context, stream, step)
+                collected = collect(config, context, stream, step, learner.with_kl_in_reward)
                 clock.lap("generate_and_score")
                 if combination.wants_gradients(step + 1):
                     products = learner.gradient_products(batches_by_reward(collected.groups, config))
                     combination.observe_gradients(products)
                 learned = learner.update(collected.batch, combination.scale())
                 combination.observe(part_means(collected.groups))
+                prompts.observe(collected.groups)
                 step += 1
                 clock.lap("learn")
                 synced = rollouts.publish(learner.policy, step, probe)

@@ -194,6 +194,29 @@ def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Pa
         torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4}])
+def test_a_penalty_in_the_reward_is_the_kl_of_each_answer_by_hand(params: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "reference", seed=5)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = stage(kl={"coef": 0.5, "estimate": "k1", "where": "reward"}, params=params, micro_batch_tokens=20)
+    learner = Learner(policy_of(model, folder), config, RunFacts(model="none"))
+    groups = random_groups()
+    found = learner.with_kl_in_reward(groups)
+    for old, new in zip(groups, found, strict=True):
+        prompt = list(old.prompt.token_ids)
+        for before, after in zip(old.rollouts, new.rollouts, strict=True):
+            completion = before.completion
+            [row] = sequence_logprobs(reference, [prompt + list(completion.token_ids)])
+            penalty = sum(completion.logprobs) - sum(row[len(prompt) - 1 :])
+            assert after.score.parts["kl_nats"] == pytest.approx(penalty, abs=1e-4)
+            assert after.score.value == pytest.approx(before.score.value - 0.5 * penalty, abs=1e-4)
+    batch = make_batch(found, config)
+    assert batch is not None and "policy/kl_nats" not in learner.update(batch)
+    plain = stage(kl={"coef": 0.5})
+    assert Learner(policy_of(model, folder), plain, RunFacts(model="none")).with_kl_in_reward(groups) == groups
+
+
 def test_splitting_the_batch_changes_nothing() -> None:
     groups = random_groups()
     whole = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), stage(micro_batch_tokens=4096), groups)
