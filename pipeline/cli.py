@@ -39,11 +39,19 @@ Only = Annotated[str | None, typer.Option(help="Run this stage and what it needs
 
 
 @app.command("check")
-def check_command(recipe: Recipe, set_: Set = [], runs: Runs = Path("runs")) -> None:  # noqa: B006 - typer's way
-    """Say whether a recipe is right and what would run. Seconds, no GPU, no Ray."""
+def check_command(
+    recipe: Recipe,
+    set_: Set = [],  # noqa: B006 - typer's way
+    runs: Runs = Path("runs"),
+    sample: Annotated[int, typer.Option(help="Prompts to sample before GRPO, with engines: is there signal?")] = 0,
+) -> None:
+    """Say whether a recipe is right and what would run. Seconds, no GPU, no Ray, unless it is to sample."""
     with readable_errors():
         config = load_config(recipe, set_)
-        _show(config, check(config, RunFolder(runs / config.name)))
+        folder = RunFolder(runs / config.name)
+        _show(config, check(config, folder))
+        if sample:
+            _show_readiness(config, folder, sample)
 
 
 @app.command("run")
@@ -142,6 +150,14 @@ def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
         num_processes=1 + len(config.engine.worker_gpus()),
         stall_timeout_s=config.stall_timeout_s,
     )
+
+
+def _show_readiness(config: RunConfig, folder: RunFolder, num_prompts: int) -> None:
+    """Sample from the models that GRPO stages would start from, and say what could be learned."""
+    from pipeline import readiness
+
+    for name, result in readiness.sampled(config, folder, _launcher(config), num_prompts).items():
+        console.print(readiness.table(name, result))
 
 
 def _require_none(findings: Findings) -> None:

@@ -8,6 +8,9 @@ from stages.evaluate.config import EvaluateStage
 from stages.grpo.config import GRPOStage
 from stages.pairs.config import PairsStage
 from stages.preference.config import PreferenceStage
+from stages.readiness.config import ReadinessStage
 from stages.sft.config import SFTStage
 
-AnyStage = Annotated[SFTStage | PairsStage | PreferenceStage | GRPOStage | EvaluateStage, Field(discriminator="kind")]
+AnyStage = Annotated[
+    SFTStage | PairsStage | PreferenceStage | GRPOStage | ReadinessStage | EvaluateStage, Field(discriminator="kind")
+]

@@ -12,6 +12,7 @@ STAGES = {
     "pairs": "stages.pairs.build:run",
     "preference": "stages.preference.train:run",
     "grpo": "stages.grpo.train:run",
+    "readiness": "stages.readiness.report:run",
     "evaluate": "stages.evaluate.examine:run",
 }
 

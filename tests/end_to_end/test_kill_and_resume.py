@@ -114,6 +114,15 @@ def test_a_finished_run_does_nothing_again(recipe: Path, whole: Path) -> None:
     assert (whole / "run.json").read_text() == before
 
 
+def test_the_models_before_grpo_are_sampled_on_request_and_the_run_stays_as_it_is(recipe: Path, whole: Path) -> None:
+    before = (whole / "run.json").read_text()
+    result = strop("check", recipe, "--runs", whole.parent, "--sample", "5")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for line in ("grpo, before it learns: 5 prompts", "ahead, before it learns: 5 prompts", "groups with signal"):
+        assert line in result.stdout
+    assert (whole / "run.json").read_text() == before
+
+
 def test_an_occupied_folder_is_refused_with_the_three_ways_out(recipe: Path, whole: Path) -> None:
     result = strop("run", recipe, "--runs", whole.parent)
     assert result.returncode == 2
