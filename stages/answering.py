@@ -10,9 +10,10 @@ from rewards.config import RewardConfig, columns_needed
 from rewards.registry import check_labels
 from rewards.scorer import check_deadline
 from rewards.scoring_config import ScoringConfig
-from rollout.config import EngineConfig, WeightSyncConfig
+from rollout.config import EngineConfig, SamplingConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
+from stages.data.config import DataConfig, DataSetConfig
 
 
 class AnsweringStageConfig(StageConfig):
@@ -64,3 +65,24 @@ class AnsweringStageConfig(StageConfig):
     def bytes_per_parameter(self, precision: Precision) -> float:
         """The engine's copy comes on top."""
         return super().bytes_per_parameter(precision) + (4 if precision == "float32" else 2)
+
+
+class SamplingStageConfig(AnsweringStageConfig):
+    """Base of the stages that sample several answers to each of their prompts."""
+
+    prompts: DataConfig
+    """Rows with `prompt` and whatever the rewards read."""
+    rewards: list[RewardConfig] = Field(min_length=1)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+    def scored_by(self) -> list[RewardConfig]:
+        """Its rewards."""
+        return self.rewards
+
+    def longest_answer(self, role: str) -> int:
+        """As sampled."""
+        return self.sampling.max_tokens
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The prompts."""
+        return {"prompts": self.prompts}

@@ -4,12 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
-from rewards.config import RewardConfig
-from rollout.config import ByDifficulty, PromptOrder, SamplingConfig, Shuffled
+from rollout.config import ByDifficulty, PromptOrder, Shuffled
 from rollout.engine import Precision
-from stages.answering import AnsweringStageConfig
+from stages.answering import SamplingStageConfig
 from stages.base import Config
-from stages.data.config import DataConfig, DataSetConfig
 from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
 
 
@@ -191,14 +189,10 @@ class KLConfig(Config):
     """A term of the loss by token; or summed over each answer's tokens and taken from its reward."""
 
 
-class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
+class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     """Sample groups from the current policy, score them, and learn from the differences inside each group."""
 
     kind: Literal["grpo"]
-    prompts: DataConfig
-    """Rows with `prompt` and whatever the rewards read."""
-    rewards: list[RewardConfig] = Field(min_length=1)
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     num_steps: int = Field(ge=1)
     """Optimizer steps."""
     prompts_per_step: int = Field(default=32, ge=1)
@@ -282,14 +276,6 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
             )
         return self
 
-    def scored_by(self) -> list[RewardConfig]:
-        """Its rewards."""
-        return self.rewards
-
-    def longest_answer(self, role: str) -> int:
-        """As sampled."""
-        return self.sampling.max_tokens
-
     def largest_group(self) -> int:
         """As many as are sampled."""
         return self.group_size
@@ -298,7 +284,3 @@ class GRPOStage(AnsweringStageConfig, TrainingStageConfig):
         """A reference of its own comes on top; under an adapter the policy without it is the reference."""
         has_reference = self.kl.coef > 0 and self.params.type == "full"
         return super().bytes_per_parameter(precision) + (4 if has_reference else 0)
-
-    def datasets(self) -> dict[str, DataSetConfig]:
-        """The prompts."""
-        return {"prompts": self.prompts}

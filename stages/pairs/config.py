@@ -4,11 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rewards.config import RewardConfig
-from rollout.config import SamplingConfig
-from stages.answering import AnsweringStageConfig
+from stages.answering import SamplingStageConfig
 from stages.base import Config
-from stages.data.config import DataConfig, DataSetConfig
 
 
 class BestVsWorst(Config):
@@ -19,16 +16,12 @@ class BestVsWorst(Config):
     """Groups whose scores differ by less make no pair."""
 
 
-class PairsStage(AnsweringStageConfig):
+class PairsStage(SamplingStageConfig):
     """Sample several answers a prompt, score them, keep a better and a worse one."""
 
     kind: Literal["pairs"]
     init_from: str | None = Field(default=None, min_length=1)
     """Stage whose model answers; none: the run's base model."""
-    prompts: DataConfig
-    """Rows with `prompt` and whatever the rewards read."""
-    rewards: list[RewardConfig] = Field(min_length=1)
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     num_completions: int = Field(default=8, ge=2)
     """Answers a prompt."""
     prompts_per_chunk: int = Field(default=256, ge=1)
@@ -47,18 +40,6 @@ class PairsStage(AnsweringStageConfig):
         """The policy, where another stage made it."""
         return {"policy": self.init_from} if self.init_from else {}
 
-    def scored_by(self) -> list[RewardConfig]:
-        """Its rewards."""
-        return self.rewards
-
-    def longest_answer(self, role: str) -> int:
-        """As sampled."""
-        return self.sampling.max_tokens
-
     def largest_group(self) -> int:
         """As many as are sampled."""
         return self.num_completions
-
-    def datasets(self) -> dict[str, DataSetConfig]:
-        """The prompts."""
-        return {"prompts": self.prompts}
