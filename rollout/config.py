@@ -39,7 +39,8 @@ class VLLMEngineConfig(EngineConfigBase):
     cpu_cache_gib: int = Field(default=1, ge=1)
     """Key-value cache of a worker without a GPU, in GiB."""
     start_timeout_s: float = Field(default=300.0, gt=0)
-    """How long a worker may take to be ready."""
+    """How long a worker may take to be ready. While another one works in its place; where there is no other, a
+    replacement has two minutes."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """How long a worker may answer nothing, while it has something to answer, before it is killed and replaced."""
     max_restarts: int = Field(default=3, ge=0)

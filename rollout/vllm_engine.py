@@ -6,7 +6,6 @@ vLLM is imported when an engine is made and not before: it reads its environment
 import asyncio
 import os
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,7 +32,7 @@ class VLLMEngine:
 
     def __init__(self, model: EngineModel, config: VLLMEngineConfig) -> None:
         self.version = -1
-        self._in_flight: dict[str, list[_Change]] = {}
+        self._cache_salt = ""
         self._updating = asyncio.Lock()
         _set_environment(config)
         own_descendants()
@@ -59,14 +58,9 @@ class VLLMEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        name = uuid4().hex
-        changes = self._in_flight[name] = []
-        try:
-            output = await self._ask(request.prompt_ids, params, name, request.deadline_s)
-        finally:
-            del self._in_flight[name]
+        output = await self._ask(request.prompt_ids, params, request.deadline_s)
         samples = sorted(output.outputs, key=lambda sample: sample.index)
-        completions = tuple(_completion(sample, changes, self.version) for sample in samples)
+        completions = tuple(_completion(sample) for sample in samples)
         return completions * (request.num_completions // num_samples)
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -74,7 +68,7 @@ class VLLMEngine:
         from vllm import SamplingParams
 
         params = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=1.0, detokenize=False)
-        outputs = await asyncio.gather(*(self._ask(sequence, params, uuid4().hex) for sequence in sequences))
+        outputs = await asyncio.gather(*(self._ask(sequence, params) for sequence in sequences))
         return [
             [output.prompt_logprobs[at][sequence[at]].logprob for at in range(1, len(sequence))]
             for sequence, output in zip(sequences, outputs, strict=True)
@@ -89,15 +83,16 @@ class VLLMEngine:
         """Stop vLLM's processes."""
         self._llm.shutdown(timeout=5.0)
 
-    async def _ask(self, token_ids: Sequence[int], params: Any, name: str, deadline_s: float | None = None) -> Any:
+    async def _ask(self, token_ids: Sequence[int], params: Any, deadline_s: float | None = None) -> Any:
         """Wait for the one output of a request; every request here is FINAL_ONLY or one token long.
 
         At its deadline it is given up, and the output is what there is until then.
         """
+        name = uuid4().hex
 
         async def last_output() -> Any:
             # keys and values that older weights have made of the same prompt are another prompt's
-            prompt = {"prompt_token_ids": list(token_ids), "cache_salt": str(self.version)}
+            prompt = {"prompt_token_ids": list(token_ids), "cache_salt": self._cache_salt}
             return [output async for output in self._llm.generate(prompt, params, name)][-1]
 
         ending = asyncio.create_task(self._end_late(name, deadline_s)) if deadline_s is not None else None
@@ -108,41 +103,29 @@ class VLLMEngine:
                 ending.cancel()
 
     async def _end_late(self, name: str, deadline_s: float) -> None:
+        """Abort a request at its deadline, again until it is gone: vLLM forgets what it has not registered yet.
+
+        Under its parent's id where it has several samples, else vLLM would keep the parent for ever.
+        """
         await asyncio.sleep(deadline_s)
-        await self._llm.abort(name)
+        while True:
+            states = [s for s in self._llm.output_processor.request_states.values() if s.external_req_id == name]
+            for own in {state.parent_req.request_id if state.parent_req else state.request_id for state in states}:
+                await self._llm.abort(own, internal=True)
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _update(self, files: list[str], version: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.pause_generation(mode="keep", clear_cache=False)
+        self._cache_salt = str(version)  # what comes from now on is first computed when they have landed
         try:
-            await self._until_outputs_are_read()
-            self._note_change()
             await self._llm.start_weight_update()
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"files": files}))
             await self._llm.finish_weight_update(str(version))
             self.version = version
         finally:
             await self._llm.resume_generation()
-
-    async def _until_outputs_are_read(self) -> None:
-        """Wait until what the paused core has sent lies with the requests, where tokens are counted."""
-        await self._llm.is_paused()  # its answer comes after all tokens that were sent before it
-        while not self._llm.engine_core.outputs_queue.empty():
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.02)
-
-    def _note_change(self) -> None:
-        """Note how many tokens each completion in flight has, so that they keep the version that is being replaced."""
-        for state in self._llm.output_processor.request_states.values():
-            changes = self._in_flight.get(state.external_req_id)
-            if changes is None:
-                continue  # a probe
-            if not changes or changes[-1].version != self.version:
-                parent = state.parent_req
-                ended = [] if parent is None else [at for at, out in enumerate(parent.output_aggregator) if out]
-                changes.append(_Change(version=self.version, num_tokens=dict.fromkeys(ended)))
-            changes[-1].num_tokens[state.request_index] = state.detokenizer.num_output_tokens()
 
     async def _while_alive(self, call: Coroutine[Any, Any, Any]) -> Any:
         """Wait for vLLM, and look whether it lives: a killed core can leave its callers waiting for ever."""
@@ -159,16 +142,6 @@ class VLLMEngine:
             raise EngineDeadError(str(error)) from error
         finally:
             task.cancel()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
-    """New weights landed while a request was in flight."""
-
-    version: int
-    """What sampled until then."""
-    num_tokens: dict[int, int | None]
-    """Completion -> its tokens until then; None for one that had ended. One that is not there had not begun."""
 
 
 def _set_environment(config: VLLMEngineConfig) -> None:
@@ -230,24 +203,15 @@ def _cpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
     }
 
 
-def _completion(sample: Any, changes: Sequence[_Change], version: int) -> Completion:
+def _completion(sample: Any) -> Completion:
     """Return vLLM's sample as ours. Raises RolloutError where vLLM ended it for a reason that we do not know."""
     token_ids = tuple(sample.token_ids)
     if sample.finish_reason not in _FINISH_REASONS:
         raise RolloutError(f"vLLM ended a completion after {len(token_ids)} tokens: {sample.finish_reason!r}")
+    spans = sample.weight_versions or []
     return Completion(
         token_ids=token_ids,
         logprobs=tuple(entry[token].logprob for entry, token in zip(sample.logprobs, token_ids, strict=True)),
-        versions=_versions(len(token_ids), sample.index, changes, version),
+        versions=tuple(int(span.version) for span in spans for _ in range(span.start, span.end)),
         finish_reason=_FINISH_REASONS[sample.finish_reason],
     )
-
-
-def _versions(length: int, index: int, changes: Sequence[_Change], version: int) -> tuple[int, ...]:
-    """Return the version of each token of completion ``index``; ``version`` sampled those after the last change."""
-    found: list[int] = []
-    for change in changes:
-        until = change.num_tokens.get(index, 0)
-        until = length if until is None else until
-        found += [change.version] * (until - len(found))
-    return tuple(found + [version] * (length - len(found)))

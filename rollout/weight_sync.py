@@ -59,8 +59,8 @@ class SyncReport:
 class WeightSync:
     """Publishes weights through a safetensors file in a folder that this process and the engines share.
 
-    The folder is shared memory unless another is given; engines on other machines need one on a shared disk.
-    The file of the last version stays there for engines that are replaced. What a killed run has left there is removed
+    The folder is shared memory unless another is given; engines on other machines need one on a shared disk. The files
+    of the last two versions stay there for engines that are being replaced. What a killed run has left there is removed
     when the next one starts. The last weights are kept in this process's memory too, to count what changed.
     """
 
@@ -71,6 +71,7 @@ class WeightSync:
         self._folder = _LockedFolder(Path(config.folder) if config.folder else _default_folder())
         self._last: dict[str, torch.Tensor] = {}
         self._count = 0
+        self._files: list[Path] = []
 
     def publish(
         self,
@@ -93,9 +94,9 @@ class WeightSync:
         path = self._folder.path / f"{self._count}-version-{version}.safetensors"
         save_file(tensors, path)
         self._pool.load_weights([path], version, timeout_s=self._config.timeout_s)
-        for older in self._folder.path.glob("*.safetensors"):
-            if older != path:
-                older.unlink()
+        for older in self._files[:-1]:
+            older.unlink()
+        self._files = [*self._files[-1:], path]
         changed_bytes = sum(_changed_bytes(self._last.get(name), new) for name, new in tensors.items())
         self._last = tensors
         drifts = self._drifts(version, probes, probe_logprobs)

@@ -147,6 +147,7 @@ class RayPool:
     def __init__(self, config: VLLMEngineConfig, model: EngineModel) -> None:
         self._config = config
         self._model = model
+        self._place = _Place.here(config)  # Ray tells only the thread of the stage
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting: deque[_Job] = deque()
         self._numbers = itertools.count()
@@ -159,8 +160,9 @@ class RayPool:
         self._thread: threading.Thread | None = None
         try:
             for at in range(config.num_engines):
-                self._members.append(_Member(at=at, log=_log_file(model, at), actor=_spawn(config, model, at)))
-            pids = self._ask_all(self._members, "to be ready", config.start_timeout_s, "pid")
+                self._members.append(_Member(at=at, log=_log_file(model, at), actor=self._spawn(at)))
+            started = [(member, member.actor) for member in self._members]
+            pids = self._ask_all(started, "to be ready", config.start_timeout_s, "pid")
         except BaseException:
             self.close()
             raise
@@ -180,14 +182,14 @@ class RayPool:
         assert self._thread is not None, "the pool is closed"
         require_fit([request], self._config.max_model_tokens)
         job = _Job(number=next(self._numbers), request=request, answer=Future())
+        job.answer.set_running_or_notify_cancel()  # nobody takes it back
         self._inbox.put(partial(self._waiting.append, job))
         return job.answer
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
         """Ask all engines that live, at the same time."""
         while True:
-            members = self._living(timeout_s)
-            answers = self._ask_all(members, "for log-probabilities", timeout_s, "logprobs", sequences)
+            answers = self._ask_all(self._living(timeout_s), "for log-probabilities", timeout_s, "logprobs", sequences)
             if answers:
                 return [answers[at] for at in sorted(answers)]
 
@@ -195,7 +197,7 @@ class RayPool:
         """Load in all engines that live, at the same time; the files must stay until others take their place."""
         with self._weights_lock:
             self._weights = (files, version)
-            ready = [member for member in self._members if member.state == "ready"]
+            ready = self._ready()
         self._ask_all(ready, f"to load version {version}", timeout_s, "load_weights", files, version)
         self._living(timeout_s)
 
@@ -223,37 +225,31 @@ class RayPool:
 
     def _serve(self) -> None:
         """Take note of what happens, hand out what waits, look after the engines. Runs in a thread."""
-        try:
-            while True:
+        while True:
+            try:
                 with contextlib.suppress(Empty):
                     happened = self._inbox.get(timeout=_LOOK_EVERY_S)
                     if happened is None:
                         return
                     happened()
-                    while not self._inbox.empty():
-                        happened = self._inbox.get()
-                        if happened is None:
-                            return
-                        happened()
-                if self._failure is None:
+                if self._failure is None and self._inbox.empty():
                     self._look_after()
                     self._hand_out()
-                else:
-                    self._fail(self._failure, self._members)
-        except Exception as error:
-            logger.exception("the pool's thread broke")
-            self._fail(RolloutError(f"the pool broke: {error}"), self._members)
+            except Exception as error:
+                logger.exception("the pool's thread broke")
+                self._failure = RolloutError(f"the pool broke: {type(error).__name__}: {error}")
+            if self._failure is not None:
+                self._fail(self._failure, self._members)
 
     def _hand_out(self) -> None:
-        """Keep each engine supplied with up to twice what it decodes at once."""
+        """Keep each engine supplied with up to twice what it decodes at once; once, where time is counted."""
         while self._waiting:
             ready = [member for member in self._members if member.state == "ready"]
             member = min(ready, key=lambda member: member.load, default=None)
-            if member is None or member.load >= 2 * self._config.max_num_seqs:
+            rounds = 1 if self._waiting[0].request.deadline_s is not None else 2
+            if member is None or member.load >= rounds * self._config.max_num_seqs:
                 return
             job = self._waiting.popleft()
-            if job.answer.cancelled():
-                continue
             if not member.jobs:
                 member.heard = time.monotonic()
             member.jobs.add(job)
@@ -289,8 +285,12 @@ class RayPool:
         if member.restarts < self._config.max_restarts:
             member.restarts += 1
             self._num_restarts += 1
+            try:
+                member.actor = self._spawn(member.at)
+            except Exception as error:  # a cluster that is going down
+                member.why_lost = f"{why}, and no other can be started: {error}"
+                return
             member.state = "starting"
-            member.actor = _spawn(self._config, self._model, member.at)
             self._when_done(member, member.actor.pid.remote(), partial(self._started, member))
 
     def _started(self, member: _Member, found: "Future[int]") -> None:
@@ -354,13 +354,18 @@ class RayPool:
 
         reference.future().add_done_callback(happened)
 
-    def _living(self, timeout_s: float) -> list[_Member]:
+    def _ready(self) -> "list[tuple[_Member, Any]]":
+        """Return the engines that live, each with its actor of this moment."""
+        return [(member, member.actor) for member in self._members if member.state == "ready"]
+
+    def _living(self, timeout_s: float) -> "list[tuple[_Member, Any]]":
         """Return the engines that live; where there is none, wait for one. Raises RolloutError where none comes."""
         deadline = _Deadline(timeout_s + NONE_READY_S)
         while True:
             if self._failure is not None:
                 raise self._failure
-            ready = [member for member in self._members if member.state == "ready"]
+            with self._weights_lock:
+                ready = self._ready()
             if ready:
                 return ready
             if deadline.passed():
@@ -368,7 +373,7 @@ class RayPool:
             time.sleep(0.1)
 
     def _ask_all(
-        self, members: Sequence[_Member], purpose: str, timeout_s: float, method: str, *arguments: Any
+        self, engines: "Sequence[tuple[_Member, Any]]", purpose: str, timeout_s: float, method: str, *arguments: Any
     ) -> dict[int, Any]:
         """Return the answers of the engines by their number; those that die meanwhile are left out, and replaced.
 
@@ -376,25 +381,32 @@ class RayPool:
         """
         import ray
 
-        engines = {getattr(member.actor, method).remote(*arguments): member for member in members}
+        asked = {getattr(actor, method).remote(*arguments): (member, actor) for member, actor in engines}
         answers: dict[int, Any] = {}
         deadline = _Deadline(timeout_s)
-        while engines:
-            done, _ = ray.wait(list(engines), num_returns=1, timeout=deadline.slice_s())
+        while asked:
+            done, _ = ray.wait(list(asked), num_returns=1, timeout=deadline.slice_s())
             for reference in done:
-                member = engines.pop(reference)
+                member, actor = asked.pop(reference)
                 try:
                     answers[member.at] = ray.get(reference, timeout=_LOG_EVERY_S)
                 except ray.exceptions.RayError as error:
                     if self._thread is None or not _is_dead(error):
                         raise _failed(member, purpose, error) from error
-                    actor, why = member.actor, _cause(error, member.log)
-                    self._inbox.put(partial(self._lose_actor, member, actor, why))
+                    self._inbox.put(partial(self._lose_actor, member, actor, _cause(error, member.log)))
                     self._wait_until_noted(member, actor)
             if not done:
-                names = sorted(member.at for member in engines.values())
+                names = sorted(member.at for member, _ in asked.values())
                 _still_waiting(f"engines {names} {purpose}", deadline, "see their logs, and `ray status`")
         return answers
+
+    def _spawn(self, at: int) -> Any:
+        """Start actor number ``at`` where the pool has its place."""
+        import ray
+
+        options = self._place.options(at)
+        actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=4096, **options)
+        return actor.remote(self._model, self._config, _log_file(self._model, at))
 
     def _lose_actor(self, member: _Member, actor: Any, why: str) -> None:
         if member.actor is actor:
@@ -407,13 +419,41 @@ class RayPool:
             time.sleep(0.01)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where Ray is to put engines: in the stage's placement group, or wherever there is room."""
+
+    group: Any
+    """None: there is no group."""
+    gpus: int
+    """Of each engine, where there is no group."""
+
+    @classmethod
+    def here(cls, config: VLLMEngineConfig) -> "_Place":
+        """Return the place of the process's stage. To be called in the thread that Ray runs the stage in."""
+        import ray
+
+        group = ray.util.get_current_placement_group()
+        return cls(group=group, gpus=config.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0)
+
+    def options(self, at: int) -> dict[str, Any]:
+        """Return Ray's options for engine ``at``; bundle 0 is the learner's."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        if self.group is None:
+            return {"num_gpus": self.gpus, "scheduling_strategy": "DEFAULT"}
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=1 + at)
+        return {"num_gpus": self.group.bundle_specs[1 + at].get("GPU", 0), "scheduling_strategy": strategy}
+
+
 def _is_dead(error: BaseException) -> bool:
     """Say whether an engine cannot answer any more, rather than having refused something."""
     import ray
 
-    return isinstance(error, ray.exceptions.RayActorError) or isinstance(
-        getattr(error, "cause", error), EngineDeadError
-    )
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return isinstance(error.cause, EngineDeadError)
+    # the memory monitor's kills are no RayActorError
+    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.GetTimeoutError)
 
 
 def _failed(member: _Member, purpose: str, error: BaseException) -> RolloutError:
@@ -450,24 +490,6 @@ def _still_waiting(waits_for: str, deadline: _Deadline, way_out: str) -> None:
     if deadline.passed():
         raise RolloutError(f"waited {deadline.limit_s:.0f} s for {waits_for}, in vain; {way_out}")
     logger.info("waiting for %s for %.0f s", waits_for, deadline.elapsed_s())
-
-
-def _spawn(config: VLLMEngineConfig, model: EngineModel, at: int) -> Any:
-    """Start actor number ``at``: in its bundle of the placement group, or wherever Ray has room for it."""
-    import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    group = ray.util.get_current_placement_group()
-    if group is None:
-        num_gpus = config.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0
-        strategy: Any = "DEFAULT"
-    else:
-        num_gpus = group.bundle_specs[1 + at].get("GPU", 0)
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1 + at)
-    actor = ray.remote(EngineActor).options(
-        num_cpus=1, num_gpus=num_gpus, scheduling_strategy=strategy, max_concurrency=4096
-    )
-    return actor.remote(model, config, _log_file(model, at))
 
 
 def _log_file(model: EngineModel, at: int) -> Path | None:

@@ -3,7 +3,7 @@
 Shapes: S answers that train, N sampled tokens of all of them, one answer after the other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -80,7 +80,7 @@ def advantages_of(
     """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal."""
 
     def value(rollout: Rollout | None) -> float | None:
-        if rollout is None:
+        if rollout is None or not rollout.completion.token_ids:  # cut before its first token, it says nothing
             return None
         return rollout.score.value if label is None else rollout.score.parts.get(label)
 
@@ -100,6 +100,18 @@ def token_weights(lengths_S: Sequence[int], aggregate: Aggregate, max_tokens: in
     return each_S.repeat_interleave(lengths)
 
 
+def unweighted_batch(groups: Sequence[RolloutGroup]) -> tuple[TrainingBatch, list[Rollout]]:
+    """Return every answer of the groups, greedy ones too, to be scored and not learned from; and their rollouts."""
+    chosen = [
+        (place, group, rollout)
+        for place, group in enumerate(groups)
+        for rollout in (*group.rollouts, *([group.greedy] if group.greedy else []))
+        if rollout.completion.token_ids
+    ]
+    with_zeros = [(place, group, rollout.completion, 0.0) for place, group, rollout in chosen]
+    return _tensors(with_zeros, torch.zeros), [rollout for _, _, rollout in chosen]
+
+
 def _batch(
     groups: Sequence[RolloutGroup], given: Sequence[Sequence[float | None] | None], config: GRPOStage
 ) -> TrainingBatch | None:
@@ -113,7 +125,14 @@ def _batch(
     if not chosen:
         return None
     lengths_S = [len(completion.token_ids) for _, _, completion, _ in chosen]
-    lengths = torch.tensor(lengths_S)
+    weights_N = token_weights(lengths_S, config.loss.aggregate, config.sampling.max_tokens)
+    return _tensors(chosen, lambda num: weights_N)
+
+
+def _tensors(
+    chosen: Sequence[tuple[int, RolloutGroup, Completion, float]], weights: Callable[[int], Tensor]
+) -> TrainingBatch:
+    lengths = torch.tensor([len(completion.token_ids) for _, _, completion, _ in chosen], dtype=torch.long)
     return TrainingBatch(
         answers=tuple(
             Answer(group=place, prompt=group.prompt.token_ids, token_ids=completion.token_ids)
@@ -122,7 +141,7 @@ def _batch(
         tokens=Tokens(
             engine_logprobs_N=torch.tensor([value for _, _, completion, _ in chosen for value in completion.logprobs]),
             advantages_N=torch.tensor([advantage for *_, advantage in chosen]).repeat_interleave(lengths),
-            weights_N=token_weights(lengths_S, config.loss.aggregate, config.sampling.max_tokens),
+            weights_N=weights(int(lengths.sum())),
             answers_N=torch.arange(len(chosen)).repeat_interleave(lengths),
         ),
     )

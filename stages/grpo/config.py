@@ -250,6 +250,15 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
         return self
 
     @model_validator(mode="after")
+    def _keeps_the_scale_of_a_penalty(self) -> Self:
+        if self.kl.coef > 0 and self.kl.where == "reward" and self.advantage.type == "group_normalized":
+            raise ValueError(
+                "kl.where: reward needs an advantage that keeps the scale of rewards; divided by the deviation of its "
+                "group, a penalty would weigh the same whatever its coef. Take mean_only or leave_one_out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _normalizes_once(self) -> Self:
         if self.combine.type == "normalized_sum" and self.advantage.type == "group_normalized":
             raise ValueError(

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rollout.engine import Precision
+from stages.base import StageError
 from stages.grpo.head import CHUNK, read_head
 from stages.grpo.packing import Answer, Costs, PackedRows, pack
 
@@ -55,6 +56,11 @@ class AnswerForward:
         tolerance = TOLERANCE[precision]
         alone = [[at] for at in range(len(TRIAL))]
         plain_N = self._trial(model, alone)
+        if not _agree(plain_N, lambda: self._trial(model, alone), tolerance):
+            raise StageError(
+                f"two passes of {type(model).__name__} over the same tokens differ, as they would with a dropout that "
+                "could not be turned off; ratios of two such passes mean nothing"
+            )
         self.trims = True
         self.trims = _agree(plain_N, lambda: self._trial(model, alone), tolerance)
         self.shares = not _has_windows(model.config)

@@ -55,7 +55,7 @@ class _ReadHead(torch.autograd.Function):  # type: ignore[misc]
         states_NH, weight_VH, bias_V, targets_N, told_NX = ctx.saved_tensors
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         grad_states_NH = torch.empty_like(states_NH) if for_states else None
-        grad_weight_VH = torch.zeros_like(weight_VH) if for_weight else None
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if for_weight else None
         grad_bias_V = torch.zeros_like(bias_V) if for_bias else None
         for part in _parts(len(states_NH)):
             logits_CV = _logits(states_NH[part], weight_VH, bias_V, ctx.temperature)
@@ -66,10 +66,20 @@ class _ReadHead(torch.autograd.Function):  # type: ignore[misc]
             if grad_states_NH is not None:
                 torch.mm(grad_CV, weight_VH, out=grad_states_NH[part])
             if grad_weight_VH is not None:
-                grad_weight_VH.addmm_(grad_CV.T, states_NH[part])
+                _add_product(grad_weight_VH, grad_CV.T, states_NH[part])
             if grad_bias_V is not None:
                 grad_bias_V += grad_CV.sum(dim=0)
+        if grad_weight_VH is not None:
+            grad_weight_VH = grad_weight_VH.to(weight_VH.dtype)
         return grad_states_NH, grad_weight_VH, grad_bias_V, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` to a total in float32: a sum of many parts would be rounded once a part in bfloat16."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _grad_logits(logits_CV: Tensor, targets_C: Tensor, told_CX: Tensor, grad_CX: Tensor, entropy: bool) -> Tensor:

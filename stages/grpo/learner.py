@@ -17,11 +17,11 @@ from torch import Tensor
 
 from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
-from stages.grpo.batch import Tokens, TrainingBatch
+from stages.grpo.batch import Tokens, TrainingBatch, advantages_of, unweighted_batch
 from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
 from stages.grpo.forward import AnswerForward, Scored, costs_of
 from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer
-from stages.grpo.packing import Answer, PackedRows, pack
+from stages.grpo.packing import PackedRows
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
 from stages.params import lora_config
@@ -29,6 +29,8 @@ from stages.training import SCHEDULES
 
 STEP_ZERO_TOLERANCE = 1e-4
 """How far policy and reference, both computed alike, may differ on a probe token before the first step, in nats."""
+NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+"""Attributes by which modules of transformers' drop something without a module for it."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -130,11 +132,20 @@ class Learner:
     def with_kl_in_reward(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
         """Return the groups with the KL to the reference, summed over each answer's tokens, taken from its reward.
 
-        The policy's own log-probabilities are the engine's. Without a penalty in the reward they are as they were.
+        The policy's own log-probabilities are the engine's. Without a penalty in the reward they are as they were; so
+        are groups without signal, which a KL shall not give one.
         """
-        if self._config.kl.coef == 0 or self._config.kl.where == "loss":
+        config = self._config
+        if config.kl.coef == 0 or config.kl.where == "loss":
             return list(groups)
-        return [self._penalised(group) for group in groups]
+        signal = [row is not None for row in advantages_of(groups, config)]
+        batch, places = unweighted_batch([group for group, has in zip(groups, signal, strict=True) if has])
+        sums = torch.zeros(len(batch.answers))
+        for rows, tokens in self._parts(batch):
+            kl_N = kl(tokens.engine_logprobs_N, self._reference_logprobs(rows), config.kl)
+            sums.index_add_(0, tokens.answers_N.cpu(), kl_N.cpu())
+        penalties = {id(rollout): config.kl.coef * float(value) for rollout, value in zip(places, sums, strict=True)}
+        return [_less(group, penalties) for group in groups]
 
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs to go on as if nothing had happened."""
@@ -189,23 +200,6 @@ class Learner:
         with self._accelerator.autocast():
             return self._forward(model, rows)
 
-    def _penalised(self, group: RolloutGroup) -> RolloutGroup:
-        answers = [
-            Answer(group=0, prompt=group.prompt.token_ids, token_ids=rollout.completion.token_ids)
-            for rollout in group.rollouts
-        ]
-        places = [at for at, answer in enumerate(answers) if answer.token_ids]
-        if not places:
-            return group
-        rows = [places] if self._forward.shares else [[at] for at in places]
-        reference_N = self._reference_logprobs(pack(answers, rows).to(self._accelerator.device)).cpu()
-        sampled_N = torch.tensor([value for at in places for value in group.rollouts[at].completion.logprobs])
-        estimates = kl(sampled_N, reference_N, self._config.kl).split([len(answers[at].token_ids) for at in places])
-        sums = {at: float(estimate.sum()) for at, estimate in zip(places, estimates, strict=True)}
-        coef = self._config.kl.coef
-        rollouts = tuple(_less(rollout, coef, sums.get(at, 0.0)) for at, rollout in enumerate(group.rollouts))
-        return replace(group, rollouts=rollouts)
-
     @torch.no_grad()
     def _reference_logprobs(self, rows: PackedRows) -> Tensor:
         if self._reference is not None:
@@ -214,11 +208,16 @@ class Learner:
             return self._scored(self._model, rows).logprobs_N
 
 
-def _less(rollout: Rollout, coef: float, penalty: float) -> Rollout:
-    """Return the rollout with a penalty taken from its score, which shows it as a part."""
-    score = rollout.score
-    value = None if score.value is None else score.value - coef * penalty
-    return replace(rollout, score=replace(score, value=value, parts={**score.parts, "kl_nats": penalty}))
+def _less(group: RolloutGroup, penalties: Mapping[int, float]) -> RolloutGroup:
+    """Return the group with penalties, by identity of the rollout, taken from its scores, which show them as a part."""
+
+    def less(rollout: Rollout) -> Rollout:
+        penalty, score = penalties.get(id(rollout), 0.0), rollout.score
+        value = None if score.value is None else score.value - penalty
+        return replace(rollout, score=replace(score, value=value, parts={**score.parts, "kl_penalty": -penalty}))
+
+    greedy = None if group.greedy is None else less(group.greedy)
+    return replace(group, rollouts=tuple(map(less, group.rollouts)), greedy=greedy)
 
 
 def _metrics(logprobs_N: Tensor, tokens: Tokens, config: GRPOStage) -> dict[str, float]:
@@ -263,5 +262,6 @@ def _without_dropout(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):  # transformers' attention holds a number
-            module.attention_dropout = 0.0
+        for name in NUMBERS_OF_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

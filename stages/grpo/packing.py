@@ -112,7 +112,9 @@ def pack(answers: Sequence[Answer], rows: Sequence[Sequence[int]]) -> PackedRows
     """Return the rows as tensors, N in the order of the rows and of the answers in them."""
     longest = max(row_length(answers, row) for row in rows)
     tokens_RT = torch.zeros(len(rows), longest, dtype=torch.long)
-    positions_RT = torch.arange(longest).repeat(len(rows), 1)
+    # padding never counts further than a sequence does: some models look at the largest position
+    last = max(len(answers[at].prompt) + len(answers[at].token_ids) for row in rows for at in row) - 1
+    positions_RT = torch.arange(longest).clamp(max=last).repeat(len(rows), 1)
     branches_RT = torch.full((len(rows), longest), PADDING)
     predictors: list[int] = []
     targets: list[int] = []

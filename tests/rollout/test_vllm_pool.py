@@ -244,9 +244,13 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
     assert_logprobs_are_the_models(found[-1], model, 1.0)
     assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
     children = engine_processes(pool.pids[0])
-    os.kill(children["EngineCore"], signal.SIGKILL)  # vLLM's own process below the actor
+    futures = [pool.submit(request(max_tokens=100, eos_ids=(), seed=seed)) for seed in range(100)]
+    futures[0].result(60)
+    os.kill(children["EngineCore"], signal.SIGKILL)  # vLLM's own process below the actor; both threads hear of it
     [again] = pool.logprobs(PROBES)
     assert again[0] == pytest.approx(expected[0], abs=1e-4)
+    assert all(len(future.result(60)) == 4 for future in futures)
+    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
     sync.close()
     pool.close()
     assert_soon_gone([*pool.pids, *children.values()])

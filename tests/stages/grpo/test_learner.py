@@ -11,6 +11,7 @@ import transformers
 import trl
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from pydantic import ValidationError
 
 from stages.base import RunFacts, StageError
 from stages.grpo.advantages import advantages
@@ -199,22 +200,42 @@ def test_a_penalty_in_the_reward_is_the_kl_of_each_answer_by_hand(params: dict[s
     folder = write_tiny_model(tmp_path / "reference", seed=5)
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    config = stage(kl={"coef": 0.5, "estimate": "k1", "where": "reward"}, params=params, micro_batch_tokens=20)
+    kl = {"coef": 0.5, "estimate": "k1", "where": "reward"}
+    config = stage(kl=kl, advantage={"type": "mean_only"}, params=params, micro_batch_tokens=20)
     learner = Learner(policy_of(model, folder), config, RunFacts(model="none"))
-    groups = random_groups()
+    dull = group([1, 2], [([3], 1.0), ([4, 5], 1.0)])
+    groups = [*random_groups(), dull]
+    groups[0] = replace(groups[0], greedy=groups[0].rollouts[1])
     found = learner.with_kl_in_reward(groups)
-    for old, new in zip(groups, found, strict=True):
+    assert [rollout.score.value for rollout in found[-1].rollouts] == [1.0, 1.0], "it had no signal, and has none now"
+    assert found[0].greedy is not None and found[0].greedy.score.value == found[0].rollouts[1].score.value
+    for old, new in zip(groups[:-1], found[:-1], strict=True):
         prompt = list(old.prompt.token_ids)
         for before, after in zip(old.rollouts, new.rollouts, strict=True):
             completion = before.completion
             [row] = sequence_logprobs(reference, [prompt + list(completion.token_ids)])
-            penalty = sum(completion.logprobs) - sum(row[len(prompt) - 1 :])
-            assert after.score.parts["kl_nats"] == pytest.approx(penalty, abs=1e-4)
-            assert after.score.value == pytest.approx(before.score.value - 0.5 * penalty, abs=1e-4)
+            penalty = 0.5 * (sum(completion.logprobs) - sum(row[len(prompt) - 1 :]))
+            assert after.score.parts["kl_penalty"] == pytest.approx(-penalty, abs=1e-4)
+            assert after.score.value == pytest.approx(before.score.value - penalty, abs=1e-4)
     batch = make_batch(found, config)
     assert batch is not None and "policy/kl_nats" not in learner.update(batch)
     plain = stage(kl={"coef": 0.5})
     assert Learner(policy_of(model, folder), plain, RunFacts(model="none")).with_kl_in_reward(groups) == groups
+
+
+def test_a_penalty_in_a_reward_that_is_normalised_is_refused() -> None:
+    with pytest.raises(ValidationError, match="keeps the scale of rewards"):
+        stage(kl={"coef": 0.5, "where": "reward"})
+
+
+def test_dropout_that_modules_hold_as_a_number_is_off() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "hidden_size": 32, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.OPTConfig(**sizes, max_position_embeddings=64, word_embed_proj_dim=32, dropout=0.5)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    learner = learner_of(model, stage())
+    one, other = (learner.policy.model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
+    assert learner.policy.model.training and torch.equal(one, other)
 
 
 def test_splitting_the_batch_changes_nothing() -> None:

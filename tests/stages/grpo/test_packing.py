@@ -13,7 +13,7 @@ def answers(prompt: int, *lengths: int, group: int = 0) -> list[Answer]:
 def test_a_row_by_hand() -> None:
     packed = pack([Answer(group=0, prompt=(1, 2), token_ids=ids) for ids in ((3, 4, 5), (6,), (7, 8))], [[0, 1], [2]])
     assert packed.tokens_RT.tolist() == [[1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 0, 0]]
-    assert packed.positions_RT.tolist() == [[0, 1, 2, 3, 4, 2], [0, 1, 2, 3, 4, 5]]
+    assert packed.positions_RT.tolist() == [[0, 1, 2, 3, 4, 2], [0, 1, 2, 3, 4, 4]]
     assert packed.branches_RT.tolist() == [[0, 0, 1, 1, 1, 2], [0, 0, 1, 1, PADDING, PADDING]]
     assert packed.targets_N.tolist() == [3, 4, 5, 6, 7, 8]
     assert packed.predictors_N.tolist() == [1, 2, 3, 1, 6 + 1, 6 + 2]
@@ -28,6 +28,11 @@ def test_a_row_by_hand() -> None:
         [1, 1, 0, 0, 0, 1],
     ]
     assert mask.any(dim=-1).all(), "padding sees the prompt, or its softmax would be of nothing"
+
+
+def test_positions_of_padding_stay_within_those_of_sequences() -> None:
+    packed = pack(answers(2, 5, 5, 5), [[0, 1], [2]])
+    assert packed.tokens_RT.shape == (2, 12) and int(packed.positions_RT.max()) == 2 + 5 - 1
 
 
 def test_rows_of_one_answer_need_no_mask() -> None:
