@@ -36,10 +36,9 @@ def collect(
 ) -> Collected:
     """Take the groups of one step, by which version ``step`` is improved; all that are taken are kept on disk at once.
 
-    ``adjusted`` may change their rewards first.
-
-    Groups without signal are replaced by those of fresh prompts within the config's budget; where none has any, whole
-    batches are. What is too stale is dropped and replaced too, unless the config keeps it.
+    ``adjusted`` may change their rewards first. Groups without signal are replaced by those of fresh prompts within the
+    config's budget; where none has any, whole batches are. What is too stale is dropped and replaced too, unless the
+    config keeps it. Raises StageError where there is nothing to learn from.
     """
     start, groups, num_stale = time.monotonic(), list[RolloutGroup](), 0
     most_stale = stream.num_ahead + config.prompts_per_step
@@ -82,7 +81,7 @@ def collect(
 def ask_ahead(config: GRPOStage, stream: GroupStream, step: int, *, at_least: int) -> None:
     """Keep as many groups in flight as can still be learned from: those of this step and of ``max_staleness`` more."""
     steps = min(config.max_staleness + 1, config.num_steps - step)
-    wanted = max(at_least, config.prompts_per_step * (steps - 1) + at_least)
+    wanted = config.prompts_per_step * (steps - 1) + at_least
     stream.request(max(0, wanted - stream.num_ahead), step + 1)
 
 
