@@ -156,6 +156,7 @@ class Sandbox:
 
         Inside, the end of its standard input is the sign to end: when time is up, and when this process is no more.
         """
+        told = json.dumps(order).encode() + b"\n"
         most = (6 * self._limits.output_bytes + 1024) * len(order["trials"])  # JSON makes six bytes of some characters
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
@@ -165,16 +166,16 @@ class Sandbox:
             ending = threading.Thread(target=self._end, args=(process,))
             ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(json.dumps(order).encode() + b"\n")
+                with contextlib.suppress(BrokenPipeError, ValueError):  # it ended at once, and its end is closed already
+                    process.stdin.write(told)
                     process.stdin.flush()
                 with process.stdout as tell:
-                    told = tell.read(most).decode(errors="replace").splitlines()
+                    lines = tell.read(most).decode(errors="replace").splitlines()
             finally:
                 process.kill()
                 ending.join()
             complaints.seek(0)
-            return told, complaints.read(2000).decode(errors="replace").strip()
+            return lines, complaints.read(2000).decode(errors="replace").strip()
 
     def _end(self, process: "subprocess.Popen[bytes]") -> None:
         """Wait for the process until its time is up, then see to it that nothing of it goes on. Runs in a thread."""
@@ -182,7 +183,7 @@ class Sandbox:
             process.wait(self._limits.seconds + SANDBOX_GRACE_S)
         process.kill()
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):
             process.stdin.close()
         process.wait()
 
