@@ -166,7 +166,7 @@ class Sandbox:
             ending = threading.Thread(target=self._end, args=(process,))
             ending.start()
             try:
-                with contextlib.suppress(BrokenPipeError, ValueError):  # it ended at once, and its end is closed already
+                with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already
                     process.stdin.write(told)
                     process.stdin.flush()
                 with process.stdout as tell:
