@@ -187,7 +187,7 @@ def test_a_completion_ends_with_its_end_token_or_for_want_of_tokens(
 def test_late_completions_are_cut_where_they_are(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
     model, pool = qwen3
     many = [request((5, 6, 7), seed, max_tokens=100, eos_ids=(), num_completions=64) for seed in range(9)]
-    late = request((5, 6, 7), 4, max_tokens=100, eos_ids=(), deadline_s=0.3)
+    late = request((5, 6, 7), 4, max_tokens=100, eos_ids=(), deadline_s=0.05)
     *others, cut = answers(pool, [*many, late])
     assert {len(completion.token_ids) for completions in others for completion in completions} == {100}
     assert {completion.finish_reason for completion in cut} == {"deadline"}
