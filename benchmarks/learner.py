@@ -33,7 +33,7 @@ from stages.grpo.learner import Learner
 from stages.models import Policy
 
 VOCAB, GROUPS, GROUP, WARM_UP, RUNS = 8_000, 4, 8, 2, 7
-TRL_SIZES, OUR_TOKENS = (2, 4, 8, 16), (1024, 2048, 4096)
+TRL_SIZES, OUR_TOKENS = (2, 4, 8, 16), (1024, 2048)
 """Micro-batches that are tried before the better one of each side is measured."""
 
 

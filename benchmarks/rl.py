@@ -78,8 +78,8 @@ def main(*keys: str) -> None:
         measured = WORKS[key]()
         found |= {"sync_share": measured.pop("sync_share")} if "sync_share" in measured else {}
         found[key] = measured
-    found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+        found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+        RESULT.write_text(json.dumps(found, indent=2) + "\n")
     table = Table(title=f"GRPO, {found['hardware']}; medians", title_justify="left")
     for heading in ("", "ours", "the other", "", "ratio", "wanted"):
         table.add_column(heading)
