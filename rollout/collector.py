@@ -100,9 +100,10 @@ class Collector:
             deadline_s=self._sampling.deadline_s,
         )
         requests = [sampled, replace(sampled, num_completions=1, temperature=0.0)] if with_greedy else [sampled]
+        answers = [self._pool.submit(request) for request in requests]
         with self._lock:
             self._num_generating += 1
-        when_all([self._pool.submit(request) for request in requests], partial(self._score, prompt, step, whole))
+        when_all(answers, partial(self._score, prompt, step, whole))
         return whole
 
     def collect(self, prompts: Sequence[Prompt], num_completions: int, seed: int, step: int = 0) -> list[RolloutGroup]:

@@ -209,9 +209,12 @@ def _completion(sample: Any) -> Completion:
     if sample.finish_reason not in _FINISH_REASONS:
         raise RolloutError(f"vLLM ended a completion after {len(token_ids)} tokens: {sample.finish_reason!r}")
     spans = sample.weight_versions or []
+    versions = tuple(int(span.version) for span in spans for _ in range(span.start, span.end))
+    if len(versions) != len(token_ids):
+        raise RolloutError(f"vLLM says of {len(versions)} of {len(token_ids)} tokens which weights sampled them")
     return Completion(
         token_ids=token_ids,
         logprobs=tuple(entry[token].logprob for entry, token in zip(sample.logprobs, token_ids, strict=True)),
-        versions=tuple(int(span.version) for span in spans for _ in range(span.start, span.end)),
+        versions=versions,
         finish_reason=_FINISH_REASONS[sample.finish_reason],
     )

@@ -183,7 +183,8 @@ class RayPool:
         require_fit([request], self._config.max_model_tokens)
         job = _Job(number=next(self._numbers), request=request, answer=Future())
         job.answer.set_running_or_notify_cancel()  # nobody takes it back
-        self._inbox.put(partial(self._waiting.append, job))
+        self._waiting.append(job)
+        self._inbox.put(lambda: None)  # wakes the thread, the only one that takes jobs out
         return job.answer
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
@@ -337,8 +338,9 @@ class RayPool:
 
     def _fail(self, error: RolloutError, members: Sequence[_Member]) -> None:
         """Fail all that is asked."""
-        jobs = [*self._waiting, *(job for member in members for job in member.jobs)]
-        self._waiting.clear()
+        jobs = [job for member in members for job in member.jobs]
+        while self._waiting:
+            jobs.append(self._waiting.popleft())
         for member in members:
             member.jobs.clear()
         for job in jobs:

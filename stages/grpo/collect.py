@@ -68,13 +68,22 @@ def collect(
             missing, empty_batches = config.prompts_per_step, empty_batches - 1
     assert batch is not None
     age = [staleness(group, step) for group in groups]
-    summary = summarize(groups, tolerance=config.advantage.tolerance)
-    wasted_s = summary["rollout/no_signal_fraction"] * (time.monotonic() - start)
-    own = {"rollout/stale_groups/count": num_stale, "rollout/staleness_max": max(age), "rollout/no_signal_s": wasted_s}
+    no_signal_fraction = sum(row is None for row in advantages_of(groups, config)) / len(groups)
+    own = {
+        "rollout/no_signal_fraction": no_signal_fraction,
+        "rollout/no_signal_s": no_signal_fraction * (time.monotonic() - start),
+        "rollout/stale_groups/count": num_stale,
+        "rollout/staleness_max": max(age),
+    }
     return Collected(
         groups=groups,
         batch=batch,
-        metrics={**summary, **own, "rollout/staleness_mean": sum(age) / len(age), "rollout/ahead": stream.num_ahead},
+        metrics={
+            **summarize(groups),
+            **own,
+            "rollout/staleness_mean": sum(age) / len(age),
+            "rollout/ahead": stream.num_ahead,
+        },
     )
 
 

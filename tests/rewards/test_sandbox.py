@@ -165,7 +165,7 @@ def test_it_sees_no_file_of_ours(jailed, tmp_path):
         Path.home() / ".bashrc",
         "/etc/passwd",
         "/etc/hostname",
-        "/proc/1/root/etc/passwd",
+        Path("/proc/1", "root", "etc/passwd"),
     ):
         assert outcome(jailed, f"open({str(path)!r}).read()").how == "raised", path
 
