@@ -249,7 +249,7 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
     os.kill(children["EngineCore"], signal.SIGKILL)  # vLLM's own process below the actor; both threads hear of it
     [again] = pool.logprobs(PROBES)
     assert again[0] == pytest.approx(expected[0], abs=1e-4)
-    assert all(len(future.result(60)) == 4 for future in futures)
+    assert all(len(future.result(180)) == 4 for future in futures)
     assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
     sync.close()
     pool.close()
@@ -273,13 +273,13 @@ def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path)
 
 def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
     model = tiny_model("qwen3")
-    pool = start(model, tmp_path, request_timeout_s=3.0)
+    pool = start(model, tmp_path, request_timeout_s=15.0)  # an engine's first forward takes 3 s, more under load
     sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
     sync.publish(policy_weights(model), 0, PROBES, [token_logprobs(model, probe) for probe in PROBES])
     pid = pool.pids[0]
     stopped = engine_processes(pid)["EngineCore"]
     os.kill(stopped, signal.SIGSTOP)
-    completions = pool.submit(request()).result(120)
+    completions = pool.submit(request()).result(300)
     assert_logprobs_are_the_models(completions, model, 1.0)
     assert pool.pids[0] != pid
     sync.close()
