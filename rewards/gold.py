@@ -8,7 +8,7 @@ from typing import Self
 from rewards import combine
 from rewards.combine_config import WeightedSumConfig
 from rewards.config import RewardConfig
-from rewards.process import RewardProcess, WorkerError
+from rewards.process import WorkerError, WorkerProcess, reward_order
 from rewards.registry import check_labels
 from rewards.scoring_config import ScoringConfig
 from rewards.types import FAILURES, Attempt, Score
@@ -32,7 +32,7 @@ class GoldCheck:
         self._combination = combine.build(WeightedSumConfig(), rewards)
         if any(reward.has_own_worker for reward in rewards):
             self._scoring = self._scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None})
-        self._process = RewardProcess(self._rewards, self._scoring)
+        self._process = WorkerProcess(reward_order(self._rewards, self._scoring))
 
     def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:
         """Score gold answers, each as a group of two copies; say what is wrong in a line a reward, or nothing.
@@ -48,7 +48,7 @@ class GoldCheck:
             self._process.wait_ready(self._scoring.start_timeout_s)
             where = "on the answer of row"
             for attempt in attempts:
-                graded = self._process.score([attempt, attempt], self._scoring.deadline_s)
+                graded = self._process.ask((attempt, attempt), self._scoring.deadline_s)
                 scores += combine.scores(self._combination, graded)[:1]
         except WorkerError as error:
             labels = ", ".join(repr(reward.label) for reward in self._rewards)

@@ -7,18 +7,17 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rewards import registry
 from rewards.types import Attempt, Graded, Mark, RewardFunction
+from rewards.worker import Announce, is_being_cancelled, shown
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
 
-Announce = Callable[[str], None]
-"""Hears each reward's label before it runs."""
 LogMetric = Callable[[str, float], None]
 """What a reward may log by: name and value, as in TRL."""
 LARGEST_VALUE = 1e30
@@ -46,7 +45,7 @@ class _Sheet:
     @contextmanager
     def marking(self, reward: Reward) -> Iterator[None]:
         """Announce the reward; what the block raises becomes its marks."""
-        self._announce(reward.label)
+        self._announce(f"reward {reward.label!r}")
         try:
             yield
         except BaseException as error:
@@ -70,6 +69,23 @@ class _Sheet:
     def graded(self) -> Graded:
         """Return all of it."""
         return Graded(marks=self._marks, seconds=time.monotonic() - self._start, metrics=self._logged)
+
+
+class Grader:
+    """What a reward worker serves: a group of attempts is a question, a `Graded` the answer."""
+
+    about = None
+
+    def __init__(self, configs: Sequence["RewardConfigBase"]) -> None:
+        self._rewards = load(configs)
+
+    def answer(self, question: Sequence[Attempt], runner: asyncio.Runner, announce: Announce) -> Graded:
+        """Mark the group, one reward after the other."""
+        return grade(self._rewards, question, runner, announce)
+
+    async def answer_at_once(self, question: Sequence[Attempt], announce: Announce) -> Graded:
+        """Mark the group beside others."""
+        return await grade_at_once(self._rewards, question, announce)
 
 
 def load(configs: Sequence["RewardConfigBase"]) -> list[Reward]:
@@ -129,27 +145,11 @@ def _is_coroutine_function(function: RewardFunction) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
-def is_being_cancelled() -> bool:
-    """Say whether somebody has asked the running task to end; a reward may raise CancelledError of its own."""
-    with suppress(RuntimeError):  # there is no loop
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return False
-
-
 def failed(label: str, error: BaseException, num_attempts: int) -> list[Mark]:
     """Return the marks of a group whose reward raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"reward {label!r} raised {type(error).__name__}: {shown(error, str)} ({frame.filename}:{frame.lineno})"
     return [Mark(cause="error", detail=what)] * num_attempts
-
-
-def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
-    """Return the value as text for a message, cut short, whatever its own methods do."""
-    try:
-        return how(value)[:500]
-    except BaseException as error:
-        return f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>"
 
 
 def arguments(

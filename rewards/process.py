@@ -1,4 +1,4 @@
-"""One reward worker process, seen from its parent: start it, ask it, kill it. For lanes and the gold check.
+"""One worker process, seen from its parent: start it, ask it, kill it. For lanes and the gold check.
 
 Why not a pool from a library: the ones we tried break for good when an idle worker is killed (as the kernel
 does when memory runs out), share locks and pipes between workers, and import the parent's main module again
@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 from rewards.strays import kill_those_with
-from rewards.types import Attempt, Cause, Graded, RewardError, WorkerOrder
+from rewards.types import Cause, RewardError, WorkerOrder
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
@@ -42,14 +42,14 @@ LOOK_EVERY_S = 0.5
 REAP_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 CANCEL_TIMEOUT_S = 2.0
-"""How long a worker that marks several groups at once may take to give up one of them."""
+"""How long a worker that answers several questions at once may take to give up one of them."""
 READY = 0
-"""Number of the message that says whether the rewards are loaded; groups count from 1."""
+"""Number of the message that says whether the worker has loaded; questions count from 1."""
 _ENDED = ("ended", None)
 
 
 class WorkerError(RewardError):
-    """A worker that did not answer: late, killed, or without its rewards."""
+    """A worker that did not answer: late, killed, or without what it was to load."""
 
     def __init__(self, cause: Cause, detail: str, *, is_lost: bool = True) -> None:
         super().__init__(detail)
@@ -58,22 +58,33 @@ class WorkerError(RewardError):
         """Whether the worker is not to be asked again."""
 
 
-class RewardProcess:
+def reward_order(rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig", concurrency: int = 1) -> WorkerOrder:
+    """Return the order of a worker that marks groups by these rewards."""
+    return WorkerOrder(
+        kind="reward",
+        server="rewards.grading:Grader",
+        given=tuple(rewards),
+        concurrency=concurrency,
+        max_memory_bytes=scoring.max_memory_bytes,
+        max_cpu_s=scoring.max_cpu_s,
+    )
+
+
+class WorkerProcess:
     """A worker process with its own pipe. It starts at once and loads by itself; ``wait_ready`` waits.
 
-    What a reward has started is killed with it: it leads a process group of its own, and those who leave the group
+    What it has started is killed with it: it leads a process group of its own, and those who leave the group
     are known by an environment variable. What it prints goes to standard error, up to a limit. Thread-safe. The thread
     that makes it must outlive it: Linux ends the worker with the thread that started it.
     """
 
-    def __init__(self, rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig", concurrency: int = 1) -> None:
-        """Start the process and send it what to load; it may be asked for ``concurrency`` groups at once."""
+    def __init__(self, order: WorkerOrder) -> None:
+        """Start the process and send it what to load."""
+        self._order = order
         self._pipe, child_end = Pipe()
         self._loading = threading.Lock()
         self._loaded: tuple[str, Any] | None = None
         self._is_killed = False
-        self._max_cpu_s = scoring.max_cpu_s
-        self._shares = concurrency > 1
         self._numbers = itertools.count(READY + 1)
         self._inboxes: dict[int, SimpleQueue[tuple[str, Any]]] = {READY: SimpleQueue()}
         self._outbox: SimpleQueue[Any] = SimpleQueue()
@@ -91,12 +102,7 @@ class RewardProcess:
             start_new_session=True,
         )
         child_end.close()
-        memory = None if scoring.max_memory_gb is None else int(scoring.max_memory_gb * 2**30)
-        self._outbox.put(
-            WorkerOrder(
-                rewards=tuple(rewards), concurrency=concurrency, max_memory_bytes=memory, max_cpu_s=scoring.max_cpu_s
-            )
-        )
+        self._outbox.put(order)
         for work in (self._read, self._write, self._forward):
             threading.Thread(target=work, name=f"{work.__name__}-{self.pid}", daemon=True).start()
 
@@ -105,33 +111,34 @@ class RewardProcess:
         """Process id of the worker."""
         return self._process.pid
 
-    def wait_ready(self, deadline_s: float) -> None:
-        """Wait until the rewards are imported; WorkerError where they are not."""
+    def wait_ready(self, deadline_s: float) -> Any:
+        """Wait until it has loaded and return what it says of that; WorkerError where it has not."""
         with self._loading:  # one thread waits, the others find what it has heard
             if self._loaded is None:
                 inbox = self._inboxes[READY]
-                self._loaded = self._receive(inbox, time.monotonic() + deadline_s, "the rewards were being imported")
+                doing = f"the {self._order.kind}s were being imported"
+                self._loaded = self._receive(inbox, time.monotonic() + deadline_s, doing)
         kind, body = self._loaded
         if kind == "failed":
             raise WorkerError("error", body)
+        return body
 
-    def score(self, group: Sequence[Attempt], deadline_s: float) -> Graded:
-        """Have one group marked; WorkerError names the reward that ran when the worker died or was late."""
+    def ask(self, question: Any, deadline_s: float) -> Any:
+        """Return the answer to one question; WorkerError names what ran when the worker died or was late."""
         end = time.monotonic() + deadline_s
-        number, inbox, doing = next(self._numbers), SimpleQueue[tuple[str, Any]](), "the group was being sent"
+        number, inbox, doing = next(self._numbers), SimpleQueue[tuple[str, Any]](), "the question was being sent"
         self._inboxes[number] = inbox
         try:
-            self._outbox.put((number, tuple(group)))
+            self._outbox.put((number, question))
             while True:
                 kind, body = self._receive(inbox, end, doing)
-                if kind == "scored":
-                    graded: Graded = body
-                    return graded
+                if kind == "answered":
+                    return body
                 if kind == "cancelled":
                     raise WorkerError("error", f"{doing} and cancelled its own task", is_lost=False)
-                doing = f"reward {body!r} was running"
+                doing = f"{body} was running"
         except WorkerError as error:
-            if self._shares and error.cause == "timeout":
+            if self._order.concurrency > 1 and error.cause == "timeout":
                 error.is_lost = not self._gives_up(number, inbox)
             raise
         finally:
@@ -168,13 +175,13 @@ class RewardProcess:
                     raise WorkerError("timeout", detail) from None
 
     def _gives_up(self, number: int, inbox: "SimpleQueue[tuple[str, Any]]") -> bool:
-        """Ask a worker that marks several groups at once to drop one; say whether it did."""
+        """Ask a worker that answers several questions at once to drop one; say whether it did."""
         self._outbox.put((number, None))
         end = time.monotonic() + CANCEL_TIMEOUT_S
         try:
             while True:
-                kind, _ = self._receive(inbox, end, "the group was being given up")
-                if kind in ("cancelled", "scored"):
+                kind, _ = self._receive(inbox, end, "the question was being given up")
+                if kind in ("cancelled", "answered"):
                     return True
         except WorkerError:
             return False
@@ -185,9 +192,10 @@ class RewardProcess:
         self.kill()
         code = self._process.returncode
         if code == -signal.SIGXCPU:
-            return WorkerError("timeout", f"{doing}, and used its {self._max_cpu_s:g} s of processor time (max_cpu_s)")
+            limit = f"{self._order.max_cpu_s:g} s of processor time (max_cpu_s)"
+            return WorkerError("timeout", f"{doing}, and used its {limit}")
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return WorkerError("killed", f"the reward worker {self.pid} ended {how} while {doing}")
+        return WorkerError("killed", f"the {self._order.kind} worker {self.pid} ended {how} while {doing}")
 
     def _read(self) -> None:
         """Bring each message to whoever waits for it; one that nobody waits for is late. Runs in a thread."""
@@ -221,4 +229,6 @@ class RewardProcess:
                     sys.stderr.flush()
                     left -= len(chunk)
                     if left <= 0:
-                        sys.stderr.write(f"\nreward worker {self.pid} prints too much; the rest is dropped\n")
+                        sys.stderr.write(
+                            f"\n{self._order.kind} worker {self.pid} prints too much; the rest is dropped\n"
+                        )

@@ -9,6 +9,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,10 +18,10 @@ from rewards.combinations import Combination
 from rewards.combine_config import WeightedSumConfig
 from rewards.config import RewardConfig
 from rewards.lane import Lane
-from rewards.process import CANCEL_TIMEOUT_S, REAP_TIMEOUT_S
+from rewards.process import CANCEL_TIMEOUT_S, REAP_TIMEOUT_S, WorkerError, reward_order
 from rewards.registry import check_labels
 from rewards.scoring_config import ScoringConfig
-from rewards.types import FAILURES, Attempt, Graded, RewardError, Score
+from rewards.types import FAILURES, Attempt, Graded, Mark, RewardError, Score
 
 DEVIATIONS = 3.0
 """How far a share of failures must lie above the limit, in standard deviations of a reward that fails just so often."""
@@ -47,7 +48,7 @@ class Scorer:
         self._is_closed = False
         self._logged: dict[str, list[float]] = {}
         self._window: deque[list[Score]] = deque(maxlen=scoring.window_groups)
-        self._lanes = [Lane(alike, scoring) for alike in in_lanes(rewards)]
+        self._lanes = [reward_lane(alike, scoring) for alike in in_lanes(rewards)]
         try:
             for lane in self._lanes:
                 lane.wait_ready()
@@ -58,14 +59,15 @@ class Scorer:
     def submit(self, group: Sequence[Attempt]) -> "Future[list[Score]]":
         """Score one whole prompt group; the future never raises for what a reward does.
 
-        It is done within ``longest_wait_s`` of a worker's taking it up; it raises RewardError when the scorer is
-        closed before.
+        Rewards see the attempts that did not break off. It is done within ``longest_wait_s`` of a worker's taking it
+        up; it raises RewardError when the scorer is closed before.
         """
         with self._lock:
             if self._is_closed:
                 raise RewardError("the scorer is closed; submit groups before close()")
-            parts = [lane.submit(group) for lane in self._lanes]
-        return joined(parts, self._score)
+            whole = tuple(attempt for attempt in group if attempt.failure is None)
+            parts = [lane.submit(whole) for lane in self._lanes] if whole else []
+        return joined(parts, partial(self._score, [attempt.failure for attempt in group]))
 
     @property
     def longest_wait_s(self) -> float:
@@ -124,18 +126,38 @@ class Scorer:
     ) -> None:
         self.close()
 
-    def _score(self, parts: Sequence[Graded]) -> list[Score]:
+    def _score(self, failures: Sequence[Mark | None], parts: Sequence[Graded]) -> list[Score]:
         """Join what the lanes found, in the order of the recipe, and count what came of it."""
-        marks = {label: row for graded in parts for label, row in graded.marks.items()}
-        graded = Graded(
-            marks={label: marks[label] for label in self._order}, seconds=max(graded.seconds for graded in parts)
-        )
-        scores = combine.scores(self._combination, graded)
+        scores = [Score(value=None, cause=failure.cause, detail=failure.detail) for failure in failures if failure]
+        if parts:
+            marks = {label: row for graded in parts for label, row in graded.marks.items()}
+            graded = Graded(
+                marks={label: marks[label] for label in self._order}, seconds=max(graded.seconds for graded in parts)
+            )
+            broken, sound = iter(scores), iter(combine.scores(self._combination, graded))
+            scores = [next(broken if failure else sound) for failure in failures]
         with self._lock:
             self._window.append(scores)
             for name, values in ((name, values) for graded in parts for name, values in graded.metrics.items()):
                 self._logged.setdefault(name, []).extend(values)
         return scores
+
+
+def reward_lane(rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> Lane[Sequence[Attempt], Graded]:
+    """Return workers that mark groups by some rewards.
+
+    A reward that marks several groups at once has one worker; one that holds a model has one, without limits.
+    """
+    is_apart = any(reward.has_own_worker for reward in rewards)
+    limits = scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None}) if is_apart else scoring
+    concurrency = max(reward.concurrency for reward in rewards)
+
+    def failed(group: Sequence[Attempt], failure: WorkerError, seconds: float) -> Graded:
+        mark = Mark(cause=failure.cause, detail=str(failure))
+        return Graded(marks={reward.label: [mark] * len(group) for reward in rewards}, seconds=seconds)
+
+    num_workers = 1 if is_apart or concurrency > 1 else scoring.num_workers
+    return Lane(reward_order(rewards, limits, concurrency), limits, failed, num_workers=num_workers)
 
 
 def in_lanes(rewards: Sequence[RewardConfig]) -> list[list[RewardConfig]]:
@@ -160,6 +182,9 @@ def check_deadline(rewards: Sequence[RewardConfig], scoring: ScoringConfig, grou
 def joined(parts: "Sequence[Future[Graded]]", make: Callable[[Sequence[Graded]], list[Score]]) -> "Future[list[Score]]":
     """Return a future of what ``make`` makes of all parts; it fails as the first of them does."""
     whole = Future[list[Score]]()
+    if not parts:
+        whole.set_result(make([]))
+        return whole
     lock, left = threading.Lock(), [len(parts)]
 
     def arrived(part: "Future[Graded]") -> None:

@@ -9,9 +9,9 @@ class ScoringConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     num_workers: int = Field(default=1, ge=1)
-    """Worker processes; each imports the rewards once."""
+    """Worker processes; each imports the rewards once. As many again for an environment."""
     deadline_s: float = Field(default=20.0, gt=0)
-    """Seconds that one group may take before its worker is killed and replaced."""
+    """Seconds that one group, or one step of an environment, may take before its worker is killed and replaced."""
     start_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds that a worker may take to start and import the rewards, or load their models."""
     max_memory_gb: float | None = Field(default=4.0, gt=0)
@@ -26,3 +26,8 @@ class ScoringConfig(BaseModel):
     three standard deviations more."""
     window_groups: int = Field(default=256, ge=1)
     """Length of that window, in groups."""
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        """The memory limit in bytes."""
+        return None if self.max_memory_gb is None else int(self.max_memory_gb * 2**30)

@@ -51,9 +51,9 @@ class Attempt:
     prompt: Sequence[Message]
     """The conversation so far."""
     completion: Sequence[Message]
-    """The turns that the policy wrote, usually one from the assistant."""
+    """One turn from the assistant, or several with those of an environment between them."""
     completion_ids: tuple[int, ...] = ()
-    """[T] token ids of the completion; empty when only text is known."""
+    """[T] token ids that the policy wrote; empty when only text is known."""
     completion_logprobs: tuple[float, ...] = ()
     """[T] log-probability of each token under the policy that sampled it, in nats; empty when only text is known."""
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +62,8 @@ class Attempt:
     """Name of the prompt, the same for all attempts of a group."""
     step: int = 0
     """Version of the policy that the attempt will improve; 0 outside of training."""
+    failure: Mark | None = None
+    """Why it broke off, where not by the policy; rewards do not see it then, and it cannot be scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +98,15 @@ class Score:
 class WorkerOrder:
     """What a worker is to load, and what it may use."""
 
-    rewards: Sequence[Any]
-    """Their configs."""
-    concurrency: int
-    """How many groups it may be asked for at once."""
+    kind: str
+    """What it serves, for messages: a ``reward``, an ``environment``."""
+    server: str
+    """``module:function``, called with ``given`` inside the worker; what it returns is a `rewards.worker.Server`."""
+    given: Any
+    """Configs, say; travels by pickle."""
+    concurrency: int = 1
+    """How many questions it may be asked at once."""
     max_memory_bytes: int | None
     """Private memory, for the worker and for each process that it starts; none: no limit."""
     max_cpu_s: float | None
-    """Processor time a group; none: no limit."""
+    """Processor time a question; none: no limit."""

@@ -11,16 +11,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rewards.config import CodeRewardConfig, FunctionRewardConfig, JudgeRewardConfig, MathRewardConfig
+from rewards.config import (
+    CodeRewardConfig,
+    ExactRewardConfig,
+    FunctionRewardConfig,
+    JudgeRewardConfig,
+    MathRewardConfig,
+)
 from rewards.process import MAX_PRINTED_BYTES, REAP_TIMEOUT_S
 from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
-from rewards.types import RewardError
+from rewards.types import Mark, RewardError
 from tests.rewards.attempts import group
 
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
+EXACT = ExactRewardConfig()
 OBEY = FunctionRewardConfig(import_path="tests.rewards.obedient:obey")
 
 
@@ -48,6 +55,20 @@ def _nothing_is_left_over():
     started = [child for child in psutil.Process().children(recursive=True) if child not in before]
     _, left = psutil.wait_procs(started, timeout=5)
     assert [child for child in left if is_running(child.pid)] == []
+
+
+def test_attempts_that_broke_off_are_counted_by_their_cause_and_shown_to_no_reward():
+    whole = group("ok", "ok", answer="ok")
+    broken = replace(whole[0], failure=Mark(cause="timeout", detail="environment 'x' was running, for 3 s"))
+    with scorer(EXACT, max_unscorable_fraction=0.5) as runtime:
+        found = runtime.submit([whole[0], broken, whole[1]]).result(timeout=30)
+        assert [(score.value, score.cause) for score in found] == [(1.0, "ok"), (None, "timeout"), (1.0, "ok")]
+        assert found[1].detail == "environment 'x' was running, for 3 s"
+        for _ in range(20):
+            [alone] = runtime.submit([broken]).result(timeout=30)
+            assert alone.cause == "timeout"
+        with pytest.raises(RewardError, match="timeout: 21, for instance: environment 'x' was running"):
+            runtime.check_budget()
 
 
 def wait_until_gone(pids, deadline_s=15.0):

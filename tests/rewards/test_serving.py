@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rewards.config import VerifierRewardConfig
-from rewards.process import RewardProcess
+from rewards.process import WorkerProcess, reward_order
 from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
 from tests.models import write_tiny_model
@@ -28,12 +28,12 @@ def test_a_server_of_our_own_answers_and_ends_with_its_worker(tmp_path):
     config = VerifierRewardConfig(
         model=str(model), max_model_tokens=256, max_tokens=8, num_samples=2, temperature=1.0, seconds=50
     )
-    worker = RewardProcess([config], SCORING, concurrency=4)
+    worker = WorkerProcess(reward_order([config], SCORING, concurrency=4))
     try:
         worker.wait_ready(SCORING.start_timeout_s)
         started = psutil.Process(worker.pid).children(recursive=True)
         assert len(started) >= 2  # the server and its engine
-        graded = worker.score(group("42", "17"), SCORING.deadline_s)
+        graded = worker.ask(group("42", "17"), SCORING.deadline_s)
         assert graded.metrics["verifier/requests"] == [4]
         assert graded.metrics["verifier/completion_tokens"][0] >= 4
         assert {mark.cause for mark in graded.marks["verifier"]} <= {"ok", "malformed"}  # it babbles
@@ -46,7 +46,7 @@ def test_a_server_of_our_own_answers_and_ends_with_its_worker(tmp_path):
 def test_a_server_that_cannot_start_says_so(tmp_path):
     (tmp_path / "empty").mkdir()
     config = VerifierRewardConfig(model=str(tmp_path / "empty"), max_model_tokens=256)
-    worker = RewardProcess([config], SCORING)
+    worker = WorkerProcess(reward_order([config], SCORING))
     start = time.monotonic()
     try:
         with pytest.raises(RewardError, match="ended with exit code 1 before it answered"):
