@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl clean
+.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ setup: .venv/ready ## the environment alone: with an NVIDIA GPU in sight vllm, w
 
 demo: setup artifacts ## the whole climb on this machine: base, SFT, pairs, ODPO, GRPO, exam
 	$(BIN)/strop run configs/quickstart.yaml --resume
+
+calculator: setup ## a model that learns to use a tool: SFT, GRPO over several turns, exam
+	@$(BIN)/python -m examples.calculator --out artifacts/calculator --seed 17
+	$(BIN)/strop run configs/calculator.yaml --resume
 
 artifacts: setup ## the demo's own base model and data, from a seed
 	@$(BIN)/python -m examples.arithmetic --out artifacts/arithmetic --seed 17

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pipeline.config import RunConfig
 from pipeline.graph import order
 from pipeline.state import Identity, RunFolder, RunState
+from stages.base import StageConfig
 from stages.data.rows import fingerprint as data_fingerprint
-from stages.preflight import model_fingerprint, reward_fingerprint, rewards_of
+from stages.preflight import code_fingerprint, environment_of, model_fingerprint, reward_fingerprint, rewards_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,15 @@ def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]
             "config": stage.identity(),
             "content of data": {data.path: data_fingerprint(data) for data in stage.datasets().values()},
             "code of reward": {reward.label: reward_fingerprint(reward) for reward in rewards_of(stage)},
+            "code of environment": {module: code_fingerprint(module) for module in _environment_modules(stage)},
             "input": {source: _fingerprint(found[source]) for source in stage.inputs().values()},
         }
     return found
+
+
+def _environment_modules(stage: StageConfig) -> list[str]:
+    environment = environment_of(stage)
+    return environment.modules() if environment is not None else []
 
 
 def _fingerprint(identity: Identity) -> str:

@@ -62,6 +62,7 @@ def _report(
         scoring=stage.scoring,
         sync=stage.sync,
         sampling=stage.sampling,
+        environment=stage.environment,
         num_prompts=num_prompts,
         num_samples=stage.group_size,
         tolerance=stage.advantage.tolerance,

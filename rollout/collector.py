@@ -1,9 +1,8 @@
-"""Prompts in, scored groups out: asks the pool, scores each group as its completions arrive, and counts.
+"""Prompts in, scored groups out: has them answered, scores each group once its answers are there, and counts.
 
-prompt -> GenerationRequest -> pool -> Completions -> Attempts -> scorer -> Scores -> RolloutGroup
+prompt -> GenerationRequest -> conversation -> Episodes -> Attempts -> scorer -> Scores -> RolloutGroup
 """
 
-import hashlib
 import logging
 import statistics
 import threading
@@ -13,14 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from rewards.types import FAILURES, Attempt, Score
 from rollout.config import SamplingConfig
 from rollout.engine import Pool
-from rollout.types import Completion, GenerationRequest, Prompt, Rollout, RolloutError, RolloutGroup
+from rollout.episodes import Conversation, Episode
+from rollout.futures import settle, when_all
+from rollout.types import GenerationRequest, Prompt, Rollout, RolloutError, RolloutGroup, request_seed
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
@@ -52,15 +52,16 @@ class GroupScorer(Protocol):
 class Collector:
     """Turns prompts into scored groups, any number of them at once.
 
-    ``decode`` turns token ids into text without special tokens. ``on_answer`` is called whenever a prompt is answered
-    or scored. ``score_timeout_s`` is the longest time without any group being scored, once generation is over.
+    ``conversation`` is how the pool's engines answer a prompt: in one turn, or several. ``on_answer`` is called
+    whenever a prompt is answered or scored. ``score_timeout_s`` is the longest time without any group being scored,
+    once generation is over.
     """
 
     def __init__(
         self,
         pool: Pool,
         scorer: GroupScorer,
-        decode: Callable[[Sequence[int]], str],
+        conversation: Conversation,
         sampling: SamplingConfig,
         eos_ids: Sequence[int],
         *,
@@ -69,7 +70,7 @@ class Collector:
     ) -> None:
         self._pool = pool
         self._scorer = scorer
-        self._decode = decode
+        self._conversation = conversation
         self._sampling = sampling
         self._eos_ids = tuple(eos_ids)
         self._score_timeout_s = score_timeout_s
@@ -91,7 +92,7 @@ class Collector:
         """
         whole = Future[RolloutGroup]()
         sampled = GenerationRequest(
-            prompt_ids=prompt.token_ids,
+            prompt_ids=prompt.context_ids,
             num_completions=num_completions,
             max_tokens=self._sampling.max_tokens,
             temperature=self._sampling.temperature,
@@ -100,7 +101,7 @@ class Collector:
             deadline_s=self._sampling.deadline_s,
         )
         requests = [sampled, replace(sampled, num_completions=1, temperature=0.0)] if with_greedy else [sampled]
-        answers = [self._pool.submit(request) for request in requests]
+        answers = [self._conversation.submit(prompt, request) for request in requests]
         with self._lock:
             self._num_generating += 1
         when_all(answers, partial(self._score, prompt, step, whole))
@@ -152,78 +153,64 @@ class Collector:
         prompt: Prompt,
         step: int,
         whole: "Future[RolloutGroup]",
-        answers: "Sequence[Future[tuple[Completion, ...]]]",
+        answers: "Sequence[Future[tuple[Episode, ...]]]",
     ) -> None:
-        """Hand answers on to the scorer. Runs in the pool's thread."""
+        """Hand answers on to the scorer. Runs in a thread of whoever has finished them."""
         with self._lock:
             self._num_generating -= 1
         self._heard = self._generated = time.monotonic()
         try:
-            completions = [completion for found in answers for completion in found.result()]
+            episodes = [episode for found in answers for episode in found.result()]
             num_sampled = len(answers[0].result())
             self._on_answer()
-            scores = self._scorer.submit(self._attempts(prompt, completions, step))
+            scores = self._scorer.submit([_attempt(prompt, episode, step) for episode in episodes])
             self._longest_queue = max(self._longest_queue, self._scorer.num_waiting)
-            scores.add_done_callback(lambda found: self._finish(prompt, completions, num_sampled, found, whole))
+            scores.add_done_callback(lambda found: self._finish(prompt, episodes, num_sampled, found, whole))
         except BaseException as error:  # whoever waits for the group is to hear of it
             whole.set_exception(error)
 
     def _finish(
         self,
         prompt: Prompt,
-        completions: Sequence[Completion],
+        episodes: Sequence[Episode],
         num_sampled: int,
         scores: "Future[list[Score]]",
         whole: "Future[RolloutGroup]",
     ) -> None:
         """Put a group together. Runs in a thread of the scorer's."""
         self._heard = time.monotonic()
-        try:
-            rollouts = [
-                Rollout(completion=completion, response=self._decode(completion.token_ids), score=score)
-                for completion, score in zip(completions, scores.result(), strict=True)
-            ]
+
+        def group() -> RolloutGroup:
+            rollouts = [_rollout(episode, score) for episode, score in zip(episodes, scores.result(), strict=True)]
             greedy = rollouts[num_sampled] if len(rollouts) > num_sampled else None
-            group = RolloutGroup(prompt=prompt, rollouts=tuple(rollouts[:num_sampled]), greedy=greedy)
             self._on_answer()
-        except BaseException as error:
-            whole.set_exception(error)
-        else:
-            whole.set_result(group)
+            return RolloutGroup(prompt=prompt, rollouts=tuple(rollouts[:num_sampled]), greedy=greedy)
 
-    def _attempts(self, prompt: Prompt, completions: Sequence[Completion], step: int) -> list[Attempt]:
-        return [
-            Attempt(
-                prompt=prompt.messages,
-                completion=[{"role": "assistant", "content": self._decode(completion.token_ids)}],
-                completion_ids=completion.token_ids,
-                completion_logprobs=completion.logprobs,
-                columns=prompt.columns,
-                group_id=prompt.id,
-                step=step,
-            )
-            for completion in completions
-        ]
+        settle(whole, group)
 
 
-def when_all(futures: "Sequence[Future[T]]", act: "Callable[[Sequence[Future[T]]], None]") -> None:
-    """Act once all futures are done, whatever came of them, in the thread of the last."""
-    left, lock = [len(futures)], threading.Lock()
+def _attempt(prompt: Prompt, episode: Episode, step: int) -> Attempt:
+    completion = episode.completion
+    return Attempt(
+        prompt=prompt.messages,
+        completion=episode.turns,
+        completion_ids=tuple(completion.token_ids[at] for at in completion.sampled),
+        completion_logprobs=tuple(completion.logprobs[at] for at in completion.sampled),
+        columns={**prompt.columns, **episode.columns},
+        group_id=prompt.id,
+        step=step,
+        failure=episode.failure,
+    )
 
-    def done(_: "Future[T]") -> None:
-        with lock:
-            left[0] -= 1
-            is_last = left[0] == 0
-        if is_last:
-            act(futures)
 
-    for future in futures:
-        future.add_done_callback(done)
-
-
-def request_seed(seed: int, index: int) -> int:
-    """Return the seed of request ``index`` of a call, in [0, 2^48), far from all others."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest(), "big")
+def _rollout(episode: Episode, score: Score) -> Rollout:
+    return Rollout(
+        completion=episode.completion,
+        response=episode.response,
+        score=score,
+        turns=episode.turns if len(episode.turns) > 1 else (),
+        columns=episode.columns,
+    )
 
 
 def has_signal(group: RolloutGroup, tolerance: float) -> bool:
@@ -250,10 +237,16 @@ def summarize(groups: Sequence[RolloutGroup], *, tolerance: float = SIGNAL_TOLER
         **_seconds(groups),
         "reward/unscorable_fraction": failures / len(rollouts),
         **{f"reward/cause/{cause}/count": float(count) for cause, count in sorted(causes.items())},
-        "rollout/length/mean_tokens": statistics.fmean(len(r.completion.token_ids) for r in rollouts),
+        "rollout/length/mean_tokens": statistics.fmean(len(r.completion.sampled) for r in rollouts),
+        "rollout/turns/mean": statistics.fmean(_num_turns(r) for r in rollouts),
         "rollout/truncated_fraction": cut / len(rollouts),
         "rollout/no_signal_fraction": sum(not has_signal(group, tolerance) for group in groups) / len(groups),
     }
+
+
+def _num_turns(rollout: Rollout) -> int:
+    """Return how often the policy had its turn."""
+    return sum(turn["role"] == "assistant" for turn in rollout.messages)
 
 
 def _reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
@@ -264,7 +257,7 @@ def _reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 def _seconds(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Return how long rewards took for a group, and how many attempts they would mark a second, one after the other."""
-    seconds = [group.rollouts[0].score.seconds for group in groups]
+    seconds = [max(rollout.score.seconds for rollout in group.rollouts) for group in groups]
     attempts = sum(len(group.rollouts) for group in groups)
     return {"reward/group_s_max": max(seconds), "reward/attempts_per_s": attempts / max(sum(seconds), 1e-9)}
 

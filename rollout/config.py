@@ -79,9 +79,70 @@ class SamplingConfig(_Config):
     temperature: float = Field(default=1.0, ge=0)
     """Divides the logits; 0 is greedy."""
     max_tokens: int = Field(default=256, ge=1)
-    """Longest completion, in tokens."""
+    """Longest completion, in tokens; with an environment all turns together, and what it says."""
     deadline_s: float | None = Field(default=None, gt=0)
     """Seconds after which an engine cuts a prompt's completions where they are; none: it waits for all of them."""
+
+
+class _EnvironmentConfig(_Config):
+    max_turns: int = Field(default=8, ge=1)
+    """Most turns of the policy in one answer."""
+    concurrency: int = Field(default=1, ge=1)
+    """How many steps a worker may take at once, where they are coroutines."""
+
+
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
+"""`module:name`."""
+
+
+class ToolsConfig(_EnvironmentConfig):
+    """Functions that the policy may call."""
+
+    type: Literal["tools"] = "tools"
+    functions: list[ImportPath] = Field(min_length=1)
+    """Import paths, `module:function`; annotations and docstrings become what the chat template shows of them."""
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return "tools"
+
+    def modules(self) -> list[str]:
+        """Modules whose code decides what is said."""
+        return [path.split(":")[0] for path in self.functions]
+
+
+class OwnEnvironmentConfig(_EnvironmentConfig):
+    """A class of the user's own; `rollout.environment` says what it must have."""
+
+    type: Literal["own"] = "own"
+    import_path: ImportPath
+    """`module:Class`."""
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """What it is made with."""
+
+    @property
+    def label(self) -> str:
+        """Name in messages."""
+        return self.import_path.split(":")[1]
+
+    def modules(self) -> list[str]:
+        """Modules whose code decides what is said."""
+        return [self.import_path.split(":")[0]]
+
+
+def _environment_type(value: Any) -> str:
+    """Return the union's tag; functions are tools, an import path is a class."""
+    if isinstance(value, dict):
+        return str(value.get("type", "tools" if "functions" in value else "own"))
+    return str(getattr(value, "type", "own"))
+
+
+EnvironmentConfig = Annotated[
+    Annotated[ToolsConfig, Tag("tools")] | Annotated[OwnEnvironmentConfig, Tag("own")],
+    Discriminator(_environment_type),
+]
 
 
 class Shuffled(_Config):

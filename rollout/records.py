@@ -19,13 +19,17 @@ _SCHEMA = pa.schema(
         "is_greedy": pa.bool_(),  # the group's baseline, not one of its rollouts
         "prompt_id": pa.string(),
         "prompt_token_ids": pa.list_(pa.int32()),
+        "hint_ids": pa.list_(pa.int32()),
         "messages": pa.string(),  # JSON
         "columns": pa.string(),  # JSON
         "response": pa.string(),
+        "turns": pa.string(),  # JSON
+        "environment": pa.string(),  # JSON, what an environment told rewards
         "token_ids": pa.list_(pa.int32()),
         "logprobs": pa.list_(pa.float64()),
         "versions": pa.list_(pa.int32()),
         "finish_reason": pa.string(),
+        "given": pa.list_(pa.list_(pa.int32())),
         "score": pa.float64(),
         "cause": pa.string(),
         "parts": pa.string(),  # JSON
@@ -77,13 +81,17 @@ def _row(group: int, prompt: Prompt, rollout: Rollout, *, is_greedy: bool) -> di
         "is_greedy": is_greedy,
         "prompt_id": prompt.id,
         "prompt_token_ids": prompt.token_ids,
+        "hint_ids": prompt.hint_ids,
         "messages": json.dumps([dict(message) for message in prompt.messages]),
         "columns": _columns_as_json(prompt),
         "response": rollout.response,
+        "turns": json.dumps([dict(turn) for turn in rollout.turns]),
+        "environment": json.dumps(dict(rollout.columns)),
         "token_ids": completion.token_ids,
         "logprobs": completion.logprobs,
         "versions": completion.versions,
         "finish_reason": completion.finish_reason,
+        "given": completion.given,
         "score": score.value,
         "cause": score.cause,
         "parts": json.dumps(dict(score.parts)),
@@ -107,6 +115,7 @@ def _prompt(row: dict[str, Any]) -> Prompt:
         id=row["prompt_id"],
         messages=json.loads(row["messages"]),
         token_ids=tuple(row["prompt_token_ids"]),
+        hint_ids=tuple(row["hint_ids"]),
         columns=json.loads(row["columns"]),
     )
 
@@ -117,6 +126,7 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         logprobs=tuple(row["logprobs"]),
         versions=tuple(row["versions"]),
         finish_reason=row["finish_reason"],
+        given=tuple((start, end) for start, end in row["given"]),
     )
     score = Score(
         value=row["score"],
@@ -125,4 +135,10 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         seconds=row["score_seconds"],
         detail=row["detail"],
     )
-    return Rollout(completion=completion, response=row["response"], score=score)
+    return Rollout(
+        completion=completion,
+        response=row["response"],
+        score=score,
+        turns=tuple(json.loads(row["turns"])),
+        columns=json.loads(row["environment"]),
+    )

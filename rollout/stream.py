@@ -4,12 +4,12 @@ prompts -> request -> collector (any number at once) -> take, oldest first
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from rollout.collector import Collector, request_seed
+from rollout.collector import Collector
 from rollout.prompts import PromptSource
-from rollout.types import RolloutGroup
+from rollout.types import Prompt, RolloutGroup, request_seed
 
 
 class GroupStream:
@@ -27,12 +27,15 @@ class GroupStream:
         group_size: int,
         seed: int,
         with_greedy: bool = False,
+        prepared: Callable[[Prompt, int, int], Prompt] = lambda prompt, number, step: prompt,
     ) -> None:
+        """``prepared`` may change a prompt before it is asked, by its number and the version that it may lead to."""
         self._collector = collector
         self._prompts = prompts
         self._group_size = group_size
         self._seed = seed
         self._with_greedy = with_greedy
+        self._prepared = prepared
         self._ahead: deque[Future[RolloutGroup]] = deque()
 
     @property
@@ -45,7 +48,8 @@ class GroupStream:
         first = self._prompts.num_taken
         for number, prompt in enumerate(self._prompts.take(num), start=first):
             seed = request_seed(self._seed, number)
-            group = self._collector.submit(prompt, self._group_size, seed, step, with_greedy=self._with_greedy)
+            asked = self._prepared(prompt, number, step)
+            group = self._collector.submit(asked, self._group_size, seed, step, with_greedy=self._with_greedy)
             self._ahead.append(group)
 
     def take(self, num: int) -> list[RolloutGroup]:

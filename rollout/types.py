@@ -5,14 +5,16 @@ completion with its score. group: all rollouts of one prompt. version: the numbe
 sampling model has taken; version N is the model after step N.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rewards.types import Message, Score
 
-FinishReason = Literal["stop", "length", "deadline"]
-"""``stop``: ended its turn. ``length``: ran out of tokens. ``deadline``: was cut by the clock."""
+FinishReason = Literal["stop", "length", "deadline", "turns"]
+"""``stop``: ended its turn. ``length``: ran out of tokens. ``deadline``: was cut by the clock. ``turns``: had no turn
+left when an environment answered."""
 
 
 class RolloutError(RuntimeError):
@@ -31,6 +33,13 @@ class Prompt:
     """[P] the conversation through the chat template, ready to be answered."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, for rewards."""
+    hint_ids: tuple[int, ...] = ()
+    """Tokens with which every answer begins; the policy goes on from there."""
+
+    @property
+    def context_ids(self) -> tuple[int, ...]:
+        """What the policy goes on from."""
+        return self.token_ids + self.hint_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +64,22 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled answer, token by token."""
+    """One sampled answer, token by token. With an environment it has several turns, and what was said between them."""
 
     token_ids: tuple[int, ...]
-    """[T] sampled tokens, the end-of-turn token included when ``finish_reason`` is ``stop``."""
+    """[T] what comes after the prompt, the end-of-turn token included when ``finish_reason`` is ``stop``."""
     logprobs: tuple[float, ...]
-    """[T] log-probability, in nats, that the engine gave each sampled token at the sampling temperature."""
+    """[T] log-probability, in nats, that the engine gave each sampled token at the sampling temperature; else 0."""
     versions: tuple[int, ...]
-    """[T] policy version that sampled each token."""
+    """[T] policy version that sampled each token, or the one before it where an environment said it."""
     finish_reason: FinishReason
+    given: tuple[tuple[int, int], ...] = ()
+    """Places [start, end) of tokens that the policy did not sample: an environment said them. Nothing learns them."""
+
+    @property
+    def sampled(self) -> list[int]:
+        """Places of the tokens that the policy sampled."""
+        return places_outside(self.given, len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +88,17 @@ class Rollout:
 
     completion: Completion
     response: str
-    """The completion as text, special tokens left out."""
+    """The policy's last turn as text, special tokens left out."""
     score: Score
+    turns: tuple[Message, ...] = ()
+    """With an environment: all that was said after the prompt."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """With an environment: what it tells rewards, beside the prompt's columns."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said after the prompt."""
+        return list(self.turns) or [{"role": "assistant", "content": self.response}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +110,14 @@ class RolloutGroup:
     """[G] in the order of their seeds."""
     greedy: Rollout | None = None
     """The greedy answer, scored among the others, where it was asked for; a baseline that is not trained on."""
+
+
+def places_outside(spans: Sequence[tuple[int, int]], length: int) -> list[int]:
+    """Return the places below ``length`` that lie in none of the spans [start, end)."""
+    inside = {place for start, end in spans for place in range(start, end)}
+    return [place for place in range(length) if place not in inside]
+
+
+def request_seed(seed: int, index: int) -> int:
+    """Return the seed of request ``index`` of what has the seed ``seed``, in [0, 2^48), far from all others."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest(), "big")

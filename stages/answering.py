@@ -10,7 +10,7 @@ from rewards.config import RewardConfig, columns_needed
 from rewards.registry import check_labels
 from rewards.scorer import check_deadline
 from rewards.scoring_config import ScoringConfig
-from rollout.config import EngineConfig, SamplingConfig, WeightSyncConfig
+from rollout.config import EngineConfig, EnvironmentConfig, SamplingConfig, WeightSyncConfig
 from rollout.engine import Precision
 from stages.base import StageConfig
 from stages.data.config import DataConfig, DataSetConfig
@@ -25,6 +25,9 @@ class AnsweringStageConfig(StageConfig):
     """How rewards are run."""
     sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig)
     """How weights reach the engines."""
+    environment: EnvironmentConfig | None = None
+    """Who answers the policy between its turns: `{functions: [...]}` that it may call, or a class of the user's own,
+    `{import_path: ...}`; none: an answer is one turn."""
 
     generates: ClassVar[bool] = True
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt",)

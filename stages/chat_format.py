@@ -5,9 +5,9 @@ Training and generation use transformers' own; both render the same `chat_templa
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,30 @@ class ChatFormat:
         self._folder = folder
         self._settings = self._read_json("tokenizer_config.json")
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """Return the conversation as the template writes it."""
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Return the conversation as the template writes it; ``tools`` are schemas that it may show."""
         from jinja2 import TemplateError
 
-        facts = {"messages": messages, "add_generation_prompt": add_generation_prompt, **self._special_tokens}
+        given = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
         try:
-            return str(self._template.render(**facts))
+            return str(self._template.render(**given, **self._special_tokens))
         except (TemplateError, ArithmeticError, TypeError, AttributeError, LookupError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {what}") from error
 
     def longer_than(
-        self, limit: int, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool
+        self,
+        limit: int,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[tuple[int, int]]:
         """Return (number of the conversation, its tokens) for each with more than ``limit`` tokens.
 
@@ -49,14 +60,15 @@ class ChatFormat:
         are rendered and tokenised.
         """
         bare = [{**turn, "content": "x"} for turn in conversations[0]]
-        rendered = self.render(bare, add_generation_prompt=add_generation_prompt)
+        render = partial(self.render, add_generation_prompt=add_generation_prompt, tools=tools)
+        rendered = render(bare)
         added = 2 * len(self._tokenizer.encode(rendered, add_special_tokens=False).ids) / len(bare)  # generously
         long = [
             at
             for at, turns in enumerate(conversations)
             if sum(len(turn["content"].encode()) + added for turn in turns) > limit
         ]
-        texts = [self.render(conversations[at], add_generation_prompt=add_generation_prompt) for at in long]
+        texts = [render(conversations[at]) for at in long]
         lengths = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
         return [(at, length) for at, length in zip(long, lengths, strict=True) if length > limit]
 

@@ -1,6 +1,8 @@
 """What the stages that generate share: engines, rewards and weight sync, opened together and closed together."""
 
+import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,14 +13,18 @@ import torch
 from rewards import combine
 from rewards.combinations import Combination
 from rewards.scorer import Scorer
+from rewards.types import Message
 from rollout.collector import Collector
 from rollout.config import SamplingConfig
 from rollout.engine import EngineModel, Pool
+from rollout.environment import open_environment, tools_of
+from rollout.episodes import Conversation, OneTurn, Turns
 from rollout.types import Prompt
 from rollout.weight_sync import SyncReport, WeightSync
 from rollout.workers import start_pool
 from stages.answering import AnsweringStageConfig
-from stages.base import StageContext
+from stages.base import StageContext, StageError
+from stages.data.prompts import load_prompts
 from stages.logprobs import sequence_logprobs
 from stages.models import DTYPES, Policy
 from stages.params import weights
@@ -31,7 +37,7 @@ class Rollouts:
     pool: Pool
     scorer: Scorer
     sync: WeightSync
-    decode: Callable[[Sequence[int]], str]
+    conversation: Conversation
     eos_ids: tuple[int, ...]
     dtype: torch.dtype
     """In which weights travel: the run's precision."""
@@ -43,7 +49,7 @@ class Rollouts:
         return Collector(
             self.pool,
             self.scorer,
-            self.decode,
+            self.conversation,
             sampling,
             self.eos_ids,
             score_timeout_s=2 * self.scorer.longest_wait_s,
@@ -60,7 +66,8 @@ class Rollouts:
 def open_rollouts(
     context: StageContext, policy: Policy, config: AnsweringStageConfig, combination: Combination | None = None
 ) -> Iterator[Rollouts]:
-    """Start reward workers and engines of the policy's shape; the engines hold no weights until the first publish.
+    """Start reward workers, the environment's, and engines of the policy's shape; these hold no weights until the
+    first publish.
 
     The combination is the stage's where its state goes into checkpoints, else a fresh one.
     """
@@ -73,15 +80,23 @@ def open_rollouts(
         log_folder=context.metrics.folder,
     )
     combination = combination or combine.build(config.combine, config.scored_by())
-    with Scorer(config.scored_by(), config.scoring, combination) as scorer:
+    decode = decoder(policy.tokenizer)
+    with (
+        open_environment(config.environment, config.scoring) as environment,
+        Scorer(config.scored_by(), config.scoring, combination) as scorer,
+    ):
+        continued = after_turn(policy.tokenizer, policy.eos_ids)
         pool = start_pool(facts.engine, model)
+        conversation: Conversation = OneTurn(pool, decode)
+        if environment is not None and config.environment is not None:
+            conversation = Turns(pool, environment, decode, continued, max_turns=config.environment.max_turns)
         try:
             with closing(WeightSync(pool, config.sync, precision=facts.precision)) as weight_sync:
                 yield Rollouts(
                     pool=pool,
                     scorer=scorer,
                     sync=weight_sync,
-                    decode=decoder(policy.tokenizer),
+                    conversation=conversation,
                     eos_ids=policy.eos_ids,
                     dtype=DTYPES[facts.precision],
                     alive=context.metrics.alive,
@@ -90,9 +105,53 @@ def open_rollouts(
             pool.close()
 
 
+def prompts_of(context: StageContext, config: AnsweringStageConfig, role: str, tokenizer: Any) -> list[Prompt]:
+    """Return the prompts of one of the stage's data sets, in the words and with the tools that engines are to get."""
+    return load_prompts(
+        config.datasets()[role],
+        config.columns(),
+        tokenizer,
+        room=config.room(role, context.facts.engine),
+        tools=tools_of(config.environment, config.scoring),
+    )
+
+
 def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Return a function from token ids to text without special tokens."""
     return lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Message]], tuple[int, ...]]:
+    """Return a function from messages to the tokens that follow a finished turn of the policy, up to its next one.
+
+    They are what the chat template adds to a short conversation; what the policy has said is not rendered. The function
+    raises StageError for messages that the template refuses, or by which it writes the turn before them differently.
+    Thread-safe.
+    """
+    own, lock = copy.deepcopy(tokenizer), threading.Lock()  # a tokenizer that others use meanwhile may refuse
+    before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+
+    def rendered(messages: Sequence[Message], **how: Any) -> list[int]:
+        token_ids: list[int] = own.apply_chat_template(messages, return_dict=False, **how)
+        return token_ids
+
+    def tokens(messages: Sequence[Message]) -> tuple[int, ...]:
+        with lock:
+            finished = rendered(before)
+            try:
+                whole = rendered([*before, *map(dict, messages)], add_generation_prompt=True)
+            except Exception as error:  # the template may raise anything
+                roles = [message["role"] for message in messages]
+                raise StageError(f"the chat template refuses messages of the roles {roles}: {error}") from error
+        end = max((place + 1 for place, token in enumerate(finished) if token in eos_ids), default=0)
+        if not end or whole[:end] != finished[:end]:
+            raise StageError(
+                "the chat template writes a turn of the policy differently once others follow it, or without an "
+                "end-of-turn token, so an environment cannot go on from what was sampled; mend the template"
+            )
+        return tuple(whole[end:])
+
+    return tokens
 
 
 def probes(prompts: Sequence[Prompt], num: int) -> list[tuple[int, ...]]:

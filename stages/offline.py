@@ -220,10 +220,10 @@ def _attempts(group: RolloutGroup) -> list[Attempt]:
     return [
         Attempt(
             prompt=group.prompt.messages,
-            completion=[{"role": "assistant", "content": rollout.response}],
-            completion_ids=rollout.completion.token_ids,
-            completion_logprobs=rollout.completion.logprobs,
-            columns=group.prompt.columns,
+            completion=rollout.messages,
+            completion_ids=tuple(rollout.completion.token_ids[at] for at in rollout.completion.sampled),
+            completion_logprobs=tuple(rollout.completion.logprobs[at] for at in rollout.completion.sampled),
+            columns={**group.prompt.columns, **rollout.columns},
             group_id=group.prompt.id,
         )
         for rollout in group.rollouts

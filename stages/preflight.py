@@ -15,11 +15,13 @@ from rewards.gold import GoldCheck
 from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
+from rollout.config import EnvironmentConfig
 from stages.answering import AnsweringStageConfig
 from stages.base import RunFacts, StageConfig, StageError
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows, reward_columns
+from stages.environment_check import try_environment
 from stages.training import SupervisedConfig
 
 Problem = str
@@ -30,6 +32,11 @@ HASHED_WHOLE_BYTES, HASHED_PARTS, HASHED_PART_BYTES = 1 << 26, 256, 1 << 18
 """Files of a base model up to this size are hashed whole; of larger ones so many parts, spread evenly."""
 FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".yaml"}
 """No id on the Hub ends so; whoever writes it means a file."""
+
+
+def environment_of(stage: StageConfig) -> EnvironmentConfig | None:
+    """Return the environment that a stage uses."""
+    return stage.environment if isinstance(stage, AnsweringStageConfig) else None
 
 
 def rewards_of(stage: StageConfig) -> list[RewardConfig]:
@@ -157,15 +164,18 @@ def reward_fingerprint(reward: RewardConfig) -> str:
     """
     if reward.own_model is not None:
         return model_fingerprint(reward.own_model)
-    if not isinstance(reward, FunctionRewardConfig):
-        return ""
+    return code_fingerprint(reward.import_path.split(":")[0]) if isinstance(reward, FunctionRewardConfig) else ""
+
+
+def code_fingerprint(module: str) -> str:
+    """Return the hash of the file that a module lies in, found without importing it; "" where there is none."""
     places: Sequence[str] | None = [*sys.path, str(Path.cwd())]
     found = None
-    for part in reward.import_path.split(":")[0].split("."):
+    for part in module.split("."):
         found = PathFinder.find_spec(part, places) if places is not None else None
         places = found.submodule_search_locations if found is not None else None
     if found is None or found.origin is None or not Path(found.origin).is_file():
-        return ""  # the reward's own trial says so
+        return ""  # its own trial says so
     return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
 
 
@@ -239,9 +249,11 @@ def _check_rows(
     if chat is None:
         return
     if isinstance(stage, AnsweringStageConfig):
+        tools, problems = try_environment(stage, rows, chat)
+        yield from (_of_stage(name, problem) for problem in problems)
         room = stage.room(role, facts.engine)
         prompts = [row["prompt"] for row in rows]
-        for at, length in chat.longer_than(room, prompts, add_generation_prompt=True)[:1]:
+        for at, length in chat.longer_than(room, prompts, add_generation_prompt=True, tools=tools)[:1]:
             if stage.datasets()[role].too_long == "drop":
                 break
             yield (
@@ -255,6 +267,12 @@ def _check_rows(
         cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
         if cut:
             yield f"note: stage {name!r}: {cut} of {len(whole)} rows are cut to max_tokens {stage.max_tokens}"
+
+
+def _of_stage(name: str, problem: Problem) -> Problem:
+    """Return the problem with the stage's name before it."""
+    note = "note: " if problem.startswith("note: ") else ""
+    return f"{note}stage {name!r}: {problem.removeprefix(note)}"
 
 
 def _question(row: Row) -> str:

@@ -1,7 +1,7 @@
 """Rows become prompts: messages through the chat template, with a name that is the same in every run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollout.types import Prompt
@@ -11,13 +11,21 @@ from stages.data.rows import DataError, Row, load_rows, reward_columns, row_id
 logger = logging.getLogger(__name__)
 
 
-def load_prompts(data: DataSetConfig, needs: Sequence[str], tokenizer: Any, *, room: int) -> list[Prompt]:
+def load_prompts(
+    data: DataSetConfig,
+    needs: Sequence[str],
+    tokenizer: Any,
+    *,
+    room: int,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Prompt]:
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
-    Columns other than the prompt go along for the rewards. A prompt of more than ``room`` tokens is dropped where the
-    config says so. Raises DataError for one that is not, and where none is left.
+    ``tools`` are JSON schemas of functions that the chat template shows to the policy. Columns other than the prompt
+    go along for the rewards. A prompt of more than ``room`` tokens is dropped where the config says so. Raises
+    DataError for one that is not, and where none is left.
     """
-    prompts = _with_room(data, [_prompt(row, tokenizer) for row in load_rows(data, needs)], room)
+    prompts = _with_room(data, [_prompt(row, tokenizer, tools) for row in load_rows(data, needs)], room)
     seen: dict[str, int] = {}
     for at, prompt in enumerate(prompts):
         seen[prompt.id] = seen.get(prompt.id, 0) + 1
@@ -45,6 +53,6 @@ def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Pr
     return fitting
 
 
-def _prompt(row: Row, tokenizer: Any) -> Prompt:
-    token_ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+def _prompt(row: Row, tokenizer: Any, tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
+    token_ids = tokenizer.apply_chat_template(row["prompt"], tools=tools, add_generation_prompt=True, return_dict=False)
     return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=reward_columns(row))

@@ -11,10 +11,9 @@ from rollout.config import SamplingConfig
 from rollout.records import read_groups, write_groups
 from rollout.types import RolloutGroup
 from stages.base import Estimate, StageContext, StageResult
-from stages.data.prompts import load_prompts
 from stages.evaluate.config import EvaluateStage, TaskConfig
 from stages.evaluate.intervals import estimate, paired_gain
-from stages.generation import Rollouts, derive_seed, open_rollouts, probes
+from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
 from stages.models import Policy, load_policy, policy_folder
 
 logger = logging.getLogger(__name__)
@@ -66,10 +65,7 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
 def _sit(
     config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
 ) -> None:
-    prompts = {
-        name: load_prompts(task.data, config.columns(), policy.tokenizer, room=config.room(name, context.facts.engine))
-        for name, task in config.tasks.items()
-    }
+    prompts = {name: prompts_of(context, config, name, policy.tokenizer) for name in config.tasks}
     rollouts.publish(policy, version, probes(next(iter(prompts.values())), config.sync.num_probes))
     for quantity, (task, temperature, num) in _sittings(config):
         collector = rollouts.collector(SamplingConfig(temperature=temperature, max_tokens=task.max_tokens))

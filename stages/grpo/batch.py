@@ -55,7 +55,7 @@ class TrainingBatch:
         """
         alone = [[at] for at in range(len(self.answers))]
         rows = rows_of(self.answers, costs, max_tokens) if shares else alone
-        starts = torch.tensor([0, *(len(answer.token_ids) for answer in self.answers)]).cumsum(0).tolist()
+        starts = torch.tensor([0, *(len(answer.sampled) for answer in self.answers)]).cumsum(0).tolist()
         for part in micro_batches([row_length(self.answers, row) for row in rows], max_tokens):
             chosen = [rows[at] for at in part]
             places = torch.cat([torch.arange(starts[at], starts[at + 1]) for row in chosen for at in row])
@@ -86,6 +86,26 @@ def advantages_of(
 
     values_NG = [[value(rollout) for rollout in group.rollouts] for group in groups]
     return advantages(values_NG, config.advantage, [value(group.greedy) for group in groups])
+
+
+def hint_batch(groups: Sequence[RolloutGroup]) -> TrainingBatch | None:
+    """Return the hints of all groups as answers to their prompts; a token weighs 1 over the number of groups."""
+    hinted = [(place, group.prompt) for place, group in enumerate(groups) if group.prompt.hint_ids]
+    if not hinted:
+        return None
+    lengths = torch.tensor([len(prompt.hint_ids) for _, prompt in hinted])
+    num = int(lengths.sum())
+    return TrainingBatch(
+        answers=tuple(
+            Answer(group=place, prompt=prompt.token_ids, token_ids=prompt.hint_ids) for place, prompt in hinted
+        ),
+        tokens=Tokens(
+            engine_logprobs_N=torch.zeros(num),
+            advantages_N=torch.zeros(num),
+            weights_N=torch.full((num,), 1.0 / len(groups)),
+            answers_N=torch.arange(len(hinted)).repeat_interleave(lengths),
+        ),
+    )
 
 
 def token_weights(lengths_S: Sequence[int], aggregate: Aggregate, max_tokens: int) -> Tensor:
@@ -124,7 +144,7 @@ def _batch(
     ]
     if not chosen:
         return None
-    lengths_S = [len(completion.token_ids) for _, _, completion, _ in chosen]
+    lengths_S = [len(completion.sampled) for _, _, completion, _ in chosen]
     weights_N = token_weights(lengths_S, config.loss.aggregate, config.sampling.max_tokens)
     return _tensors(chosen, lambda num: weights_N)
 
@@ -132,14 +152,15 @@ def _batch(
 def _tensors(
     chosen: Sequence[tuple[int, RolloutGroup, Completion, float]], weights: Callable[[int], Tensor]
 ) -> TrainingBatch:
-    lengths = torch.tensor([len(completion.token_ids) for _, _, completion, _ in chosen], dtype=torch.long)
+    lengths = torch.tensor([len(completion.sampled) for _, _, completion, _ in chosen], dtype=torch.long)
+    logprobs = [completion.logprobs[place] for _, _, completion, _ in chosen for place in completion.sampled]
     return TrainingBatch(
         answers=tuple(
-            Answer(group=place, prompt=group.prompt.token_ids, token_ids=completion.token_ids)
+            Answer(group=place, prompt=group.prompt.context_ids, token_ids=completion.token_ids, given=completion.given)
             for place, group, completion, _ in chosen
         ),
         tokens=Tokens(
-            engine_logprobs_N=torch.tensor([value for _, _, completion, _ in chosen for value in completion.logprobs]),
+            engine_logprobs_N=torch.tensor(logprobs),
             advantages_N=torch.tensor([advantage for *_, advantage in chosen]).repeat_interleave(lengths),
             weights_N=weights(int(lengths.sum())),
             answers_N=torch.arange(len(chosen)).repeat_interleave(lengths),

@@ -189,6 +189,24 @@ class KLConfig(Config):
     """A term of the loss by token; or summed over each answer's tokens and taken from its reward."""
 
 
+class HintConfig(Config):
+    """Answers begin with steps of a worked solution, fewer and fewer, which are learned by likelihood: UFT, Liu et al.
+    2025, arXiv 2505.16984."""
+
+    column: str = "completion"
+    """Column with the solution, a text or messages that end with it."""
+    separator: str = Field(default="\n", min_length=1)
+    """What stands between two steps of a solution."""
+    num_steps: int = Field(ge=1)
+    """Optimizer steps until there are no hints any more."""
+    most: float = Field(default=0.95, ge=0, le=1)
+    """Chance of a step to be given at first."""
+    least: float = Field(default=0.05, ge=0, le=1)
+    """The same shortly before the end; it falls along half a cosine."""
+    coef: float = Field(default=1e-3, ge=0)
+    """Weight of the hints' negative log-likelihood, in nats a prompt."""
+
+
 class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     """Sample groups from the current policy, score them, and learn from the differences inside each group."""
 
@@ -219,6 +237,8 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     kl: KLConfig = Field(default_factory=KLConfig)
     entropy_coef: float = Field(default=0.0, ge=0)
     """Bonus on the entropy of the policy at each token, in nats."""
+    hint: HintConfig | None = None
+    """The beginnings of answers that are given, and learned; none: the policy begins them itself."""
     mask_truncated: bool = False
     """Whether answers that were cut off teach nothing; their rewards still count in the group."""
 
@@ -231,6 +251,12 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     def _samples(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 makes all answers of a group equal; GRPO learns from differences")
+        return self
+
+    @model_validator(mode="after")
+    def _hints_at_one_turn(self) -> Self:
+        if self.hint is not None and self.environment is not None:
+            raise ValueError("hint: hints are for answers of one turn; leave out environment, or hint")
         return self
 
     @model_validator(mode="after")
@@ -284,6 +310,10 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
                 f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of a grpo stage"
             )
         return self
+
+    def columns(self) -> list[str]:
+        """That of the solutions, too."""
+        return [*super().columns(), *([self.hint.column] if self.hint is not None else [])]
 
     def largest_group(self) -> int:
         """As many as are sampled."""

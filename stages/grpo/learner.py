@@ -95,10 +95,10 @@ class Learner:
                 "training starts from; an adapter must start as no change (PEFT's init_lora_weights: true)"
             )
 
-    def update(self, batch: TrainingBatch, scale: float = 1.0) -> dict[str, float]:
+    def update(self, batch: TrainingBatch, scale: float = 1.0, hints: TrainingBatch | None = None) -> dict[str, float]:
         """Take one optimizer step on the batch, at the scheduled learning rate times ``scale``; return its metrics.
 
-        Raises StageError on a loss that is not finite.
+        ``hints`` are learned by likelihood in the same step. Raises StageError on a loss that is not finite.
         """
         totals: dict[str, float] = {}
         for rows, tokens in self._parts(batch):
@@ -106,6 +106,8 @@ class Learner:
             _require_finite("loss", loss.item())
             self._accelerator.backward(loss)
             totals = {name: _fold(name, totals.get(name), value) for name, value in metrics.items()}
+        if hints is not None and self._config.hint is not None:
+            totals["train/hint_nll_nats"] = self._learn_hints(hints, self._config.hint.coef)
         norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
         if self._accelerator.scaler is None:  # with a scaler, a step that overflows is skipped and the scale lowered
             _require_finite("gradient norm", float(norm))
@@ -159,6 +161,16 @@ class Learner:
         device = self._accelerator.device
         parts = batch.micro_batches(self._config.micro_batch_tokens, self._costs, shares=self._forward.shares)
         return ((rows.to(device), tokens.to(device)) for rows, tokens in parts)
+
+    def _learn_hints(self, hints: TrainingBatch, coef: float) -> float:
+        """Add the gradient of the hints' negative log-likelihood; return it, in nats a prompt."""
+        total = 0.0
+        for rows, tokens in self._parts(hints):
+            nll = -(self._scored(self._model, rows).logprobs_N * tokens.weights_N).sum()
+            _require_finite("negative log-likelihood of hints", nll.item())
+            self._accelerator.backward(coef * nll)
+            total += nll.item()
+        return total
 
     def _gradient(self, batch: TrainingBatch) -> list[Tensor]:
         """Return the gradient of the policy loss by trained parameter, scaled as the precision needs; leave none."""

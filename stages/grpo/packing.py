@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from rollout.types import places_outside
+
 PROMPT, PADDING = 0, -1
 """Branches of a row's tokens besides its answers', which count from 1."""
 
@@ -26,6 +28,13 @@ class Answer:
     prompt: tuple[int, ...]
     token_ids: tuple[int, ...]
     """At least one."""
+    given: tuple[tuple[int, int], ...] = ()
+    """Places [start, end) of tokens that the policy did not sample; they are seen and not scored."""
+
+    @property
+    def sampled(self) -> list[int]:
+        """Places of the tokens that are scored."""
+        return places_outside(self.given, len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +138,11 @@ def pack(answers: Sequence[Answer], rows: Sequence[Sequence[int]]) -> PackedRows
             tokens_RT[r, start:end] = torch.tensor(token_ids)
             branches_RT[r, start:end] = branch
             positions_RT[r, start:end] = torch.arange(len(prompt), len(prompt) + len(token_ids))
-            first = r * longest  # the first token is predicted from the prompt's last one, the others in their branch
-            predictors += [first + len(prompt) - 1, *range(first + start, first + end - 1)]
-            targets += token_ids
+            # the first token is predicted from the prompt's last one, the others in their branch
+            sampled = answers[at].sampled
+            before = [start + place - 1 if place else len(prompt) - 1 for place in sampled]
+            predictors += [r * longest + place for place in before]
+            targets += [token_ids[place] for place in sampled]
     return PackedRows(
         tokens_RT=tokens_RT,
         positions_RT=positions_RT,

@@ -23,11 +23,11 @@ from rollout.stream import GroupStream
 from rollout.types import RolloutGroup
 from stages import checkpoints
 from stages.base import StageContext, StageResult
-from stages.data.prompts import load_prompts
-from stages.generation import derive_seed, open_rollouts, probes
-from stages.grpo.batch import batches_by_reward
+from stages.generation import derive_seed, open_rollouts, probes, prompts_of
+from stages.grpo.batch import batches_by_reward, hint_batch
 from stages.grpo.collect import collect
 from stages.grpo.config import GRPOStage
+from stages.grpo.hints import hinting
 from stages.grpo.learner import Learner
 from stages.models import load_policy, save_policy
 
@@ -42,9 +42,7 @@ NUM_HANDED_OVER = 16
 def run(config: GRPOStage, context: StageContext) -> StageResult:
     """Improve the policy on its own scored answers."""
     policy = load_policy(context)
-    questions = load_prompts(
-        config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
-    )
+    questions = prompts_of(context, config, "prompts", policy.tokenizer)
     prompts = PromptSource(questions, context.seed, config.prompt_order)
     learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)
@@ -56,7 +54,10 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
             collector = rollouts.collector(config.sampling)
             seed = derive_seed(context.seed, "rollouts")
             greedy = config.advantage.type == "greedy_baseline"
-            stream = GroupStream(collector, prompts, group_size=config.group_size, seed=seed, with_greedy=greedy)
+            hints = hinting(config.hint, policy.tokenizer, room=config.room("prompts", context.facts.engine), seed=seed)
+            stream = GroupStream(
+                collector, prompts, group_size=config.group_size, seed=seed, with_greedy=greedy, prepared=hints
+            )
             stream.restore(ahead_in(context, step))
             rollouts.publish(learner.policy, step, probe)
             while step < config.num_steps:
@@ -66,7 +67,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 if combination.wants_gradients(step + 1):
                     products = learner.gradient_products(batches_by_reward(collected.groups, config))
                     combination.observe_gradients(products)
-                learned = learner.update(collected.batch, combination.scale())
+                learned = learner.update(collected.batch, combination.scale(), hint_batch(collected.groups))
                 combination.observe(part_means(collected.groups))
                 prompts.observe(collected.groups)
                 step += 1

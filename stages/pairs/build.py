@@ -11,9 +11,8 @@ from rollout.types import Prompt, Rollout, RolloutGroup
 from stages import artifact
 from stages.artifact import Manifest
 from stages.base import StageContext, StageError, StageResult
-from stages.data.prompts import load_prompts
 from stages.data.rows import Row, fingerprint
-from stages.generation import Rollouts, derive_seed, open_rollouts, probes
+from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
 from stages.models import load_policy
 from stages.pairs.config import BestVsWorst, PairsStage
 
@@ -23,9 +22,7 @@ logger = logging.getLogger(__name__)
 def run(config: PairsStage, context: StageContext) -> StageResult:
     """Answer every prompt several times and publish the pairs that the scores make."""
     policy = load_policy(context)
-    prompts = load_prompts(
-        config.prompts, config.columns(), policy.tokenizer, room=config.room("prompts", context.facts.engine)
-    )
+    prompts = prompts_of(context, config, "prompts", policy.tokenizer)
     if any(not chunk_file(context, at).is_file() for at in range(0, len(prompts), config.prompts_per_chunk)):
         with open_rollouts(context, policy, config) as rollouts:
             rollouts.publish(policy, 0, probes(prompts, config.sync.num_probes))

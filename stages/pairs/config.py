@@ -31,6 +31,12 @@ class PairsStage(SamplingStageConfig):
     produces: ClassVar[str] = "pairs"
 
     @model_validator(mode="after")
+    def _answers_in_one_turn(self) -> Self:
+        if self.environment is not None:
+            raise ValueError("pairs are made of answers of one turn; leave environment out of a pairs stage")
+        return self
+
+    @model_validator(mode="after")
     def _samples(self) -> Self:
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 makes all answers of a group equal; pairs are made of differences")

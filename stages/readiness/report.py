@@ -13,8 +13,7 @@ from rollout.prompts import PromptSource
 from rollout.records import write_groups
 from rollout.types import RolloutGroup
 from stages.base import StageContext, StageResult
-from stages.data.prompts import load_prompts
-from stages.generation import derive_seed, open_rollouts, probes
+from stages.generation import derive_seed, open_rollouts, probes, prompts_of
 from stages.models import load_policy
 from stages.readiness.config import ReadinessStage
 
@@ -25,8 +24,7 @@ BINS = ((0.0, 0.0), (0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (1.0, 1.
 def run(config: ReadinessStage, context: StageContext) -> StageResult:
     """Sample and report."""
     policy = load_policy(context)
-    room = config.room("prompts", context.facts.engine)
-    prompts = load_prompts(config.prompts, config.columns(), policy.tokenizer, room=room)
+    prompts = prompts_of(context, config, "prompts", policy.tokenizer)
     drawn = PromptSource(prompts, context.seed).take(min(config.num_prompts, len(prompts)))
     with open_rollouts(context, policy, config) as rollouts:
         rollouts.publish(policy, 0, probes(drawn, config.sync.num_probes))

@@ -29,7 +29,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     train, dev = write_rows(root / "train.jsonl", rows[:40]), write_rows(root / "dev.jsonl", rows[40:])
     own = {"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}
-    sampling = {"max_tokens": 12}
+    sampling, asks_again = {"max_tokens": 12}, {"import_path": "tests.rollout.environments:AskAgain", "max_turns": 2}
     supervised = {"batch_size": 8, "micro_batch_size": 8, "max_tokens": 64, "num_steps": 6}
     stages: dict[str, Any] = {
         "sft": {"kind": "sft", "data": train, "learning_rate": 1e-2, **supervised},
@@ -43,7 +43,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "grpo": {
             "kind": "grpo", "init_from": "odpo", "prompts": train, "num_steps": NUM_STEPS, "prompts_per_step": 4,
-            "group_size": 4, "learning_rate": 1e-2, "sampling": sampling, "checkpoint": {"every_steps": 2},
+            "group_size": 4, "learning_rate": 1e-2, "sampling": {"max_tokens": 40}, "checkpoint": {"every_steps": 2},
+            "environment": asks_again,
             "params": {"type": "lora", "r": 4}, "rewards": [own, {"type": "math"}], "sync": {"max_drift": 1e-4},
         },
         "exam": {
@@ -51,7 +52,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tasks": {"dev": {"data": dev, "max_tokens": 12, "num_samples": 2}},
         },
     }  # fmt: skip
-    engine = {"type": "vllm", "max_model_tokens": 64}
+    engine = {"type": "vllm", "max_model_tokens": 96}
     return write_recipe(root / "recipe.yaml", name="climb", model=str(model), seed=5, engine=engine, stages=stages)
 
 
@@ -73,6 +74,9 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
     assert [file.stem for file in files] == [f"step_{step:06d}" for step in range(1, NUM_STEPS + 1)]
     groups = [group for file in files for group in read_groups(file)]
     assert len({group.prompt.id for group in groups}) == len(groups) == 4 * NUM_STEPS
+    talks = [r for group in groups for r in group.rollouts if len(r.turns) == 3]
+    assert talks and all(talk.turns[1]["content"] == "Are you sure?" for talk in talks)
+    assert all(len(talk.completion.given) == 1 and talk.columns["doubts"] == 1 for talk in talks)
     versions = [{v for g in read_groups(f) for r in g.rollouts for v in r.completion.versions} for f in files]
     assert versions == [{step} for step in range(NUM_STEPS)]
 

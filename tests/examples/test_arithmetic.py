@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from examples.arithmetic.__main__ import MARKER, write_task
+from examples.arithmetic.__main__ import VERSION
 from examples.arithmetic.problems import columns, make_splits
 from examples.arithmetic.rewards import digits_right
+from examples.task import MARKER, write_task
 
 Rows = list[dict[str, Any]]
+
+
+def write(out: Path, *, seed: int) -> bool:
+    return write_task(out, seed=seed, version=VERSION, make_splits=make_splits)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,7 @@ def splits() -> dict[str, Rows]:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out: Path = tmp_path_factory.mktemp("arithmetic")
-    write_task(out, seed=17)
+    write(out, seed=17)
     return out
 
 
@@ -69,8 +74,8 @@ def test_about_half_of_the_demonstrations_show_their_working(splits: dict[str, R
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(task: Path, tmp_path: Path) -> None:
-    write_task(tmp_path / "again", seed=17)
-    write_task(tmp_path / "other", seed=18)
+    write(tmp_path / "again", seed=17)
+    write(tmp_path / "other", seed=18)
     files = sorted(path.relative_to(task) for path in task.rglob("*") if path.is_file())
     assert {"train.jsonl", "dev.jsonl", "unseen.jsonl"} < {str(file) for file in files}
     for file in files:
@@ -80,11 +85,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_ones(task: Pa
 
 
 def test_a_whole_folder_is_left_alone_and_one_without_its_marker_is_made_again(tmp_path: Path) -> None:
-    assert write_task(tmp_path, seed=17)
-    assert not write_task(tmp_path, seed=17)
+    assert write(tmp_path, seed=17)
+    assert not write(tmp_path, seed=17)
     (tmp_path / MARKER).unlink()
     (tmp_path / "dev.jsonl").write_text("half a row")
-    assert write_task(tmp_path, seed=17)
+    assert write(tmp_path, seed=17)
     assert all(json.loads(line)["answer"] for line in (tmp_path / "dev.jsonl").read_text().splitlines())
 
 

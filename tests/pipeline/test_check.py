@@ -70,6 +70,48 @@ def test_a_prompt_longer_than_the_engine_s_context(tmp_path: Path, recipe: dict[
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "the prompt of row 10", "engine.max_model_tokens")
 
 
+HERE = "tests.rollout.environments"
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (
+            {"import_path": f"{HERE}:Obedient"},
+            "raised RuntimeError: this row has no world, when it was to begin with row",
+        ),
+        ({"import_path": f"{HERE}:Nothing"}, "has no attribute 'Nothing'"),
+        ({"functions": [f"{HERE}:undocumented"]}, "'undocumented' cannot be shown to the policy"),
+        ({"functions": [f"{HERE}:multiply"]}, "leaves out what tools answer"),
+        ({"function": [f"{HERE}:multiply"]}, "functions"),
+    ],
+)
+def test_an_environment_that_cannot_be_had_begun_or_understood(
+    tmp_path: Path, recipe: dict[str, Any], model: Path, environment: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    for file in model.iterdir():
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    template = (model / "chat_template.jinja").read_text()
+    spoken = "{% for message in messages if message.role != 'tool' %}"
+    (tmp_path / "base" / "chat_template.jinja").write_text(template.replace("{% for message in messages %}", spoken))
+    recipe["model"] = str(tmp_path / "base")
+    recipe["stages"]["grpo"]["environment"] = environment
+    recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "x.jsonl", [{**row, "unready": True} for row in ROWS])
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'" if says != "functions" else "grpo", says)
+
+
+def test_tools_that_the_template_shows_take_room(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    (tmp_path / "base").mkdir()
+    for file in model.iterdir():
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    template = (model / "chat_template.jinja").read_text()
+    (tmp_path / "base" / "chat_template.jinja").write_text("{% if tools %}{{ tools | tojson }}{% endif %}" + template)
+    recipe["model"] = str(tmp_path / "base")
+    recipe["stages"]["grpo"]["environment"] = {"functions": [f"{HERE}:multiply"]}
+    assert_refused(check(tmp_path, recipe), tmp_path, "the prompt of row 1", "raise engine.max_model_tokens")
+
+
 def test_a_template_that_never_ends_a_turn(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
     folder = tmp_path / "endless"
     folder.mkdir()

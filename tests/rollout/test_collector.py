@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from rewards.types import RewardError, Score
-from rollout.collector import Collector, has_signal, request_seed, summarize
+from rollout.collector import Collector, has_signal, summarize
 from rollout.config import SamplingConfig
+from rollout.episodes import OneTurn
 from rollout.records import read_groups, write_groups
-from rollout.types import Prompt, Rollout, RolloutError, RolloutGroup
+from rollout.types import Prompt, Rollout, RolloutError, RolloutGroup, request_seed
 from tests.fakes import FakePool, FakeScorer, completion
 
 EOS = 9
@@ -23,7 +24,9 @@ def decode(token_ids: tuple[int, ...]) -> str:
 
 
 def make(pool: FakePool, scorer: FakeScorer, **options: float) -> Collector:
-    return Collector(pool, scorer, decode, SamplingConfig(temperature=0.5, max_tokens=7), (EOS,), **options)
+    return Collector(
+        pool, scorer, OneTurn(pool, decode), SamplingConfig(temperature=0.5, max_tokens=7), (EOS,), **options
+    )
 
 
 def test_groups_come_in_the_order_of_the_prompts_though_answers_do_not() -> None:
@@ -57,7 +60,7 @@ def test_an_attempt_carries_the_conversation_the_tokens_and_the_columns() -> Non
     make(FakePool(SCRIPT), scorer).collect(PROMPTS[:1], 2, seed=5)
     attempt = scorer.groups[0][0]
     assert attempt.prompt == PROMPTS[0].messages
-    assert attempt.completion == [{"role": "assistant", "content": "10"}]
+    assert list(attempt.completion) == [{"role": "assistant", "content": "10"}]
     assert (attempt.completion_ids, attempt.columns) == ((10, EOS), {"answer": 0})
 
 
@@ -110,6 +113,7 @@ def test_the_summary_counts_what_happened() -> None:
             "reward/cause/ok/count": 5,
             "reward/cause/timeout/count": 1,
             "rollout/length/mean_tokens": 2,
+            "rollout/turns/mean": 1,
             "rollout/truncated_fraction": 0.5,
             "reward/group_s_max": 0.0,
             "reward/attempts_per_s": 6 / 1e-9,  # the fake takes no time

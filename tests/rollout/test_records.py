@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +22,12 @@ def group(name: str) -> RolloutGroup:
         columns={"answer": "4", "levels": [1, 2]},
     )
     answer = Completion(token_ids=(3, 4), logprobs=(-0.1, -1.0000001), versions=(7, 8), finish_reason="length")
-    rollouts = tuple(Rollout(completion=answer, response="ü", score=score) for score in SCORES)
+    talk = replace(answer, finish_reason="turns", given=((1, 2),))
+    turns = ({"role": "assistant", "content": "ü"}, {"role": "tool", "name": "x", "content": "5"})
+    rollouts = (
+        Rollout(completion=answer, response="ü", score=SCORES[0]),
+        Rollout(completion=talk, response="ü", score=SCORES[1], turns=turns, columns={"won": True}),
+    )
     return RolloutGroup(prompt=prompt, rollouts=rollouts)
 
 

@@ -1,10 +1,11 @@
 import pytest
 
-from rollout.collector import Collector, request_seed
+from rollout.collector import Collector
 from rollout.config import SamplingConfig
+from rollout.episodes import OneTurn
 from rollout.prompts import PromptSource
 from rollout.stream import GroupStream, staleness
-from rollout.types import Prompt, Rollout, RolloutError, RolloutGroup
+from rollout.types import Prompt, Rollout, RolloutError, RolloutGroup, request_seed
 from tests.fakes import FakePool, FakeScorer, completion
 
 PROMPTS = [Prompt(id=f"p{i}", messages=[], token_ids=(i,)) for i in range(5)]
@@ -14,7 +15,7 @@ VALUES = {str(value): float(value % 2) for value in range(40)}
 
 def make(pool: FakePool, source: PromptSource | None = None) -> tuple[GroupStream, PromptSource]:
     source = source or PromptSource(PROMPTS, seed=3)
-    collector = Collector(pool, FakeScorer(VALUES), lambda ids: str(ids[0]), SamplingConfig(), (9,))
+    collector = Collector(pool, FakeScorer(VALUES), OneTurn(pool, lambda ids: str(ids[0])), SamplingConfig(), (9,))
     return GroupStream(collector, source, group_size=2, seed=7), source
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from rollout.collector import Collector
 from rollout.config import SamplingConfig
+from rollout.episodes import OneTurn
 from rollout.prompts import PromptSource
 from rollout.records import read_groups
 from rollout.stream import GroupStream
@@ -28,7 +29,7 @@ def stream_of(lively: set[int], config: GRPOStage, version: int = 0) -> tuple[Gr
     source = PromptSource(prompts, seed=0)
     source._order = list(range(NUM))
     pool = FakePool(script(lively, version))
-    collector = Collector(pool, FakeScorer(values), lambda ids: str(ids[0]), SamplingConfig(), (9,))
+    collector = Collector(pool, FakeScorer(values), OneTurn(pool, lambda ids: str(ids[0])), SamplingConfig(), (9,))
     return GroupStream(collector, source, group_size=2, seed=0), pool
 
 

@@ -127,9 +127,10 @@ def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str
         "prompt_mask": torch.tensor([left([1] * len(prompt)) for prompt, _ in rows]),
         "completion_ids": torch.tensor([right(c.token_ids) for _, c in rows]),
         "completion_mask": torch.tensor([right([1] * len(c.token_ids)) for _, c in rows]),
+        "tool_mask": torch.tensor([right([int(at in c.sampled) for at in range(len(c.token_ids))]) for _, c in rows]),
         "old_per_token_logps": torch.tensor([right(c.logprobs) for _, c in rows]),
         "advantages": torch.tensor(given),
-        "num_items_in_batch": torch.tensor(float(sum(len(c.token_ids) for _, c in rows))),
+        "num_items_in_batch": torch.tensor(float(sum(len(c.sampled) for _, c in rows))),
     }
     if reference is not None:
         scored = sequence_logprobs(reference, [list(prompt) + list(c.token_ids) for prompt, c in rows])
@@ -156,6 +157,36 @@ def test_loss_and_gradients_equal_trl_s(architecture: str, loss: dict[str, Any],
     ours, our_gradients = our_loss_and_gradients(tiny_model(architecture, vocab_size=VOCAB), config, groups)
     theirs, trl_gradients = trl_loss_and_gradients(
         tiny_model(architecture, vocab_size=VOCAB), config, groups, tmp_path, None
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+
+
+def with_an_environment(groups: list[Any]) -> list[Any]:
+    """Return the groups with the middle of each longer answer said by an environment."""
+
+    def interrupted(rollout: Any) -> Any:
+        completion = rollout.completion
+        length = len(completion.token_ids)
+        spans = ((1, 2), (3, length - 1)) if length > 5 else ((1, 2),) if length > 2 else ()
+        return replace(rollout, completion=replace(completion, given=spans))
+
+    return [replace(found, rollouts=tuple(map(interrupted, found.rollouts))) for found in groups]
+
+
+@pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_an_environment_said_is_seen_and_not_learned_as_in_trl(
+    aggregate: str, shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, groups = stage(loss={"aggregate": aggregate}, micro_batch_tokens=60), with_an_environment(random_groups())
+    assert sum(len(rollout.completion.given) for found in groups for rollout in found.rollouts) > 4
+    if not shares:
+        monkeypatch.setattr("stages.grpo.forward._has_windows", lambda config: True)
+    ours, our_gradients = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), config, groups)
+    theirs, trl_gradients = trl_loss_and_gradients(
+        tiny_model("qwen3", vocab_size=VOCAB), config, groups, tmp_path, None
     )
     assert ours == pytest.approx(theirs, abs=1e-5)
     for name, gradient in our_gradients.items():

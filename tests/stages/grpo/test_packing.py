@@ -30,6 +30,15 @@ def test_a_row_by_hand() -> None:
     assert mask.any(dim=-1).all(), "padding sees the prompt, or its softmax would be of nothing"
 
 
+def test_what_the_policy_did_not_sample_is_in_the_row_and_not_scored() -> None:
+    answer = Answer(group=0, prompt=(1, 2), token_ids=(3, 4, 5, 6, 7), given=((1, 3),))
+    packed = pack([answer], [[0]])
+    assert answer.sampled == [0, 3, 4]
+    assert packed.tokens_RT.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert packed.targets_N.tolist() == [3, 6, 7]
+    assert packed.predictors_N.tolist() == [1, 4, 5]
+
+
 def test_positions_of_padding_stay_within_those_of_sequences() -> None:
     packed = pack(answers(2, 5, 5, 5), [[0, 1], [2]])
     assert packed.tokens_RT.shape == (2, 12) and int(packed.positions_RT.max()) == 2 + 5 - 1

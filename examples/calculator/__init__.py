@@ -1,0 +1,1 @@
+"""Word problems in multiplication, and a calculator that the policy may use."""

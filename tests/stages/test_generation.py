@@ -1,0 +1,57 @@
+"""What follows a turn of the policy, by chat templates of several kinds."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from examples.arithmetic.base_model import CHAT_TEMPLATE, END, make_tokenizer
+from stages.base import StageError
+from stages.generation import after_turn
+from tests.models import TEXTS
+
+ASKED = [{"role": "user", "content": "What is 12 plus 30?"}]
+TOLD = [{"role": "tool", "content": "42"}, {"role": "user", "content": "apples 3"}]
+WITH_BREAKS = CHAT_TEMPLATE.replace("'<|im_end|>'", "'<|im_end|>\n'")
+WITHOUT_THOUGHTS = CHAT_TEMPLATE.replace(
+    "message.content", "(message.content if loop.last else message.content.split('+')[-1])"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, WITH_BREAKS, WITHOUT_THOUGHTS])
+def test_what_was_sampled_and_what_follows_are_the_whole_conversation(template: str) -> None:
+    tokenizer = make_tokenizer(TEXTS)
+    tokenizer.chat_template = template
+    prompt = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+    said = [*tokenizer.encode("0+1=1\n\\boxed{42}"), tokenizer.eos_token_id]
+    follows = after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD)
+    rendered = tokenizer.decode([*prompt, *said, *follows])
+    break_ = "\n" if template == WITH_BREAKS else ""
+    assert rendered == (
+        f"<|im_start|>user\nWhat is 12 plus 30?{END}{break_}<|im_start|>assistant\n0+1=1\n\\boxed{{42}}{END}{break_}"
+        f"<|im_start|>tool\n42{END}{break_}<|im_start|>user\napples 3{END}{break_}<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (CHAT_TEMPLATE.replace("<|im_end|>", ""), "without an end-of-turn token"),
+        ("{{ messages | length }}" + CHAT_TEMPLATE, "differently once others follow it"),
+        (
+            "{% if messages[-1].role == 'user' %}{{ no.such }}{% endif %}" + CHAT_TEMPLATE,
+            r"refuses .*\['tool', 'user'\]",
+        ),
+    ],
+)
+def test_a_template_by_which_one_cannot_go_on_is_refused(template: str, message: str) -> None:
+    tokenizer = make_tokenizer(TEXTS)
+    tokenizer.chat_template = template
+    with pytest.raises(StageError, match=message):
+        after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD)
+
+
+def test_many_threads_may_ask() -> None:
+    tokenizer = make_tokenizer(TEXTS)
+    follows = after_turn(tokenizer, [tokenizer.eos_token_id])
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: follows(TOLD), range(200)))) == 1
