@@ -73,7 +73,7 @@ def test_the_first_failure_decides_and_the_other_parts_are_kept():
     assert (score.value, score.cause) == (None, "error")
     assert "reward 'names_two' raised ValueError" in score.detail
     assert score.parts == {"names_two": None, "format": 1.0, "again": None}
-    assert heard == ["names_two", "format", "again"]
+    assert heard == ["reward 'names_two'", "reward 'format'", "reward 'again'"]
 
 
 @pytest.mark.parametrize(
