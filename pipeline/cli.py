@@ -147,7 +147,7 @@ def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
 
     return RayLauncher(
         os.environ.get("RAY_ADDRESS") or config.ray_address,
-        num_processes=1 + len(config.engine.worker_gpus()),
+        num_processes=len(config.engine.worker_gpus()) + max(s.learner_processes() for s in config.stages.values()),
         stall_timeout_s=config.stall_timeout_s,
     )
 

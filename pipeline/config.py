@@ -27,6 +27,9 @@ class RunConfig(RunFacts):
     """In the order in which they are to run, as far as the graph leaves a choice."""
     ray_address: str | None = None
     """A cluster to join, such as `auto` or `ray://host:10001`; none: Ray starts here. `RAY_ADDRESS` overrides it."""
+    max_restarts: int = Field(default=2, ge=0)
+    """How often a stage of which a process died, or that gave no sign of life, goes on from its last checkpoint by
+    itself."""
     stall_timeout_s: float = Field(default=1800.0, gt=0)
     """How long a stage may give no sign of life before it is stopped."""
 

@@ -10,12 +10,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.base import RunFacts, StageContext, StageError, StageResult
+from stages.base import Rank, RunFacts, StageContext, StageError, StageResult
 from stages.config import AnyStage
 from stages.metrics import MetricsFile
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 LEFTOVER_TIMEOUT_S = 120.0
 """How long a stage waits for a process of an earlier attempt to end."""
+LAST_WORDS_S = 15.0
+"""How long to wait for what the other ranks say, once one has ended."""
 RESERVE_TIMEOUT_S = 300.0
 """How long a stage may wait for its share of the cluster."""
 
@@ -52,6 +54,8 @@ class Outcome:
 
     result: StageResult | None = None
     cause: str = ""
+    is_lost: bool = False
+    """Whether a process died or fell silent, rather than having said what is wrong: another attempt may succeed."""
 
 
 class RayLauncher:
@@ -79,23 +83,31 @@ class RayLauncher:
     def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
         """Reserve, start, and watch the stage until it ends, dies, or gives no sign of life for too long."""
         group = self._reserve(job)
+        num = job.config.learner_processes()
+        references = [self._start(job, Rank(index=index, num=num), group) for index in range(num)]
+        try:
+            return self._watch(job, references, on_poll)
+        finally:
+            for reference in references[1:]:
+                self._ray.cancel(reference, force=True)
+            self._ray.util.remove_placement_group(group)
+
+    def _start(self, job: Job, rank: Rank, group: Any) -> Any:
+        """Start a rank: the first in the group's first bundle, the others in its last ones."""
+        bundle = rank.index and len(group.bundle_specs) - rank.num + rank.index
         options = {
             "num_cpus": 1,
-            "num_gpus": group.bundle_specs[0].get("GPU", 0),
+            "num_gpus": group.bundle_specs[bundle].get("GPU", 0),
             "max_calls": 1,  # a process of its own: nothing of one stage is left for the next
             "max_retries": 0,
             "scheduling_strategy": self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-                group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+                group, placement_group_bundle_index=bundle, placement_group_capture_child_tasks=True
             ),
         }
-        reference = self._ray.remote(**options)(_run_job).remote(job)
-        try:
-            return self._watch(job, reference, on_poll)
-        finally:
-            self._ray.util.remove_placement_group(group)
+        return self._ray.remote(**options)(_run_job).remote(job, rank)
 
     def _reserve(self, job: Job) -> Any:
-        """Wait for the stage's bundles: the first is the stage's own, the others one an engine.
+        """Wait for the stage's bundles: the first is the stage's own, then one an engine, then one a further rank.
 
         All on one node, since weights go to the engines through its shared memory.
         """
@@ -113,45 +125,78 @@ class RayLauncher:
                 )
         return group
 
-    def _watch(self, job: Job, reference: Any, on_poll: Callable[[], None]) -> Outcome:
-        while not self._ray.wait([reference], timeout=POLL_S)[0]:
+    def _watch(self, job: Job, references: list[Any], on_poll: Callable[[], None]) -> Outcome:
+        """Wait for the first rank to end the stage, or for any to be lost, which is the end of all."""
+        first, waiting = references[0], list(references)
+        while True:
+            for ended in self._ray.wait(waiting, timeout=POLL_S)[0]:
+                outcome = self._outcome_of(job, references, ended)
+                if ended is first and outcome.result is not None:
+                    return outcome
+                if outcome.result is None:
+                    outcome = self._cause(job, references, ended, outcome)
+                    self._ray.cancel(first, force=True)
+                    return outcome
+                waiting.remove(ended)  # the first has let it go
             on_poll()
             silent = time.time() - _last_sign_of_life(job)
             if silent > self._stall_timeout_s:
-                self._ray.cancel(reference, force=True)
+                self._ray.cancel(first, force=True)
                 return Outcome(
                     cause=f"gave no sign of life for {silent:.0f} s (stall_timeout_s is {self._stall_timeout_s:.0f}); "
-                    f"its last words are in {job.attempt / 'stage.log'}"
+                    f"its last words are in {job.attempt / 'stage.log'}",
+                    is_lost=True,
                 )
+
+    def _cause(self, job: Job, references: list[Any], ended: Any, outcome: Outcome) -> Outcome:
+        """Return the outcome of the rank that ended the others: one that died, or else the first that has words."""
+        others = [reference for reference in references if reference is not ended]
+        if outcome.is_lost or not others:
+            return outcome
+        gone, _ = self._ray.wait(others, num_returns=len(others), timeout=LAST_WORDS_S)
+        told = {reference: self._outcome_of(job, references, reference) for reference in gone} | {ended: outcome}
+        lost = [found for found in told.values() if found.is_lost]
+        return lost[0] if lost else told.get(references[0], outcome)
+
+    def _outcome_of(self, job: Job, references: list[Any], reference: Any) -> Outcome:
+        index = references.index(reference)
         try:
             outcome: Outcome = self._ray.get(reference, timeout=60.0)
             return outcome
         except self._ray.exceptions.RayError as error:
-            return Outcome(cause=f"its process died ({type(error).__name__}); see {job.attempt / 'stage.log'}")
+            whose = f"rank {index} of its learner" if index else "its process"
+            cause = f"{whose} died ({type(error).__name__}); see {job.attempt / _log_name(index)}"
+            return Outcome(cause=cause, is_lost=True)
+
+
+def _log_name(index: int) -> str:
+    return f"rank_{index}.log" if index else "stage.log"
 
 
 def _bundles(job: Job, gpus: int) -> list[dict[str, float]]:
-    """Return what a stage and its engines need: a GPU for the learner and what each engine wants.
+    """Return what a stage and its engines need: a GPU for each learner and what each engine wants.
 
     A single GPU is shared by learner and engine. Raises RuntimeError where there are too few otherwise.
     """
     engines = job.facts.engine.worker_gpus() if job.config.generates else []
+    num_learners = job.config.learner_processes()
     if not gpus:
-        return [{"CPU": 1.0}] * (1 + len(engines))
-    if engines == [1] and gpus == 1:
+        return [{"CPU": 1.0}] * (num_learners + len(engines))
+    if engines == [1] and num_learners == 1 and gpus == 1:
         return [{"CPU": 1.0, "GPU": 0.5}] * 2
-    if 1 + sum(engines) > gpus:
+    if num_learners + sum(engines) > gpus:
         raise RuntimeError(
-            f"a learner and engines of {engines} GPUs need {1 + sum(engines)}, and the cluster has {gpus}; lower "
-            "engine.num_engines or engine.tensor_parallel (one engine of one GPU can share a single card)"
+            f"{num_learners} learners and engines of {engines} GPUs need {num_learners + sum(engines)}, and the "
+            f"cluster has {gpus}; lower num_learners, engine.num_engines or engine.tensor_parallel (one learner and "
+            "one engine of one GPU can share a single card)"
         )
-    return [{"CPU": 1.0, "GPU": float(each)} for each in (1, *engines)]
+    return [{"CPU": 1.0, "GPU": float(each)} for each in (1, *engines, *[1] * (num_learners - 1))]
 
 
-def _run_job(job: Job) -> Outcome:
-    """Run a stage; in its own process, which ends with it."""
+def _run_job(job: Job, rank: Rank) -> Outcome:
+    """Run a rank of a stage; in its own process, which ends with it."""
     job.attempt.mkdir(parents=True, exist_ok=True)
-    _log_to(job.attempt / "stage.log")
+    _log_to(job.attempt / _log_name(rank.index))
     os.chdir(job.launched_from)
     sys.path.insert(0, str(job.launched_from))
     context = StageContext(
@@ -162,11 +207,12 @@ def _run_job(job: Job) -> Outcome:
         fingerprint=job.fingerprint,
         seed=job.seed,
         metrics=MetricsFile(job.attempt / "metrics.jsonl"),
+        rank=rank,
     )
     from stages.registry import run_stage
 
     try:
-        with _alone_in(job.folder):
+        with _alone_in(job.folder) if rank.index == 0 else nullcontext():
             return Outcome(result=run_stage(job.config, context))
     except Exception as error:
         logger.error("stage %s failed\n%s", job.name, traceback.format_exc())

@@ -79,6 +79,22 @@ def _launched(launch: Callable[[], Launcher]) -> Launcher:
 def _run_stage(
     config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> RunState:
+    """Attempt a stage, and again from its last checkpoint where a process of it was lost."""
+    for restarts_left in range(config.max_restarts, -1, -1):
+        state, outcome, job = _attempt(config, folder, state, step, launcher, observer)
+        if outcome.result is not None:
+            return state
+        if not outcome.is_lost or not restarts_left:
+            raise _failure(folder, step, job, outcome.cause)
+        logger.warning("stage %s goes on from its last checkpoint, for %s", step.name, outcome.cause)
+        step = replace(step, action="continue", why=outcome.cause)
+        observer.begins(step)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _attempt(
+    config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
+) -> tuple[RunState, Outcome, Job]:
     before = _as_left(folder, state, step.name) if step.action == "continue" else StageState()
     number = before.attempts + 1
     running = replace(
@@ -113,9 +129,7 @@ def _run_stage(
         folder.event("stage ends", stage=step.name, attempt=number, status=ended.status, cause=outcome.cause)
     except OSError as error:  # a full disk, say, which is then also why the stage failed
         raise _failure(folder, step, job, f"{outcome.cause or 'done, but not written down'} ({error})") from error
-    if outcome.result is None:
-        raise _failure(folder, step, job, outcome.cause)
-    return state
+    return state, outcome, job
 
 
 def _as_left(folder: RunFolder, state: RunState, name: str) -> StageState:

@@ -69,6 +69,10 @@ class StageConfig(Config):
         """Data sets from outside the run that this stage reads, by role."""
         return {}
 
+    def learner_processes(self) -> int:
+        """How many processes hold the learner together."""
+        return 1
+
     def input_kind(self, role: str) -> str:
         """What the stage in this role must hand over."""
         return "model"
@@ -93,6 +97,18 @@ class StageConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """Which of a stage's learner processes one is."""
+
+    index: int
+    """The first, 0, runs the stage; the others help its learner."""
+    num: int
+
+
+ALONE = Rank(index=0, num=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
     """All that a stage may know beside its own config."""
 
@@ -108,6 +124,7 @@ class StageContext:
     seed: int
     """The stage's own, derived from the run's and its name."""
     metrics: MetricsFile
+    rank: Rank = ALONE
 
     @property
     def checkpoints(self) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rollout.types import Completion, Rollout, RolloutGroup
 from stages.grpo.advantages import advantages
 from stages.grpo.config import Aggregate, GRPOStage
-from stages.grpo.packing import Answer, Costs, PackedRows, micro_batches, pack, row_length, rows_of
+from stages.grpo.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,20 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is forwarded at once."""
+
+    rows: PackedRows
+    tokens: Tokens
+    is_filler: bool
+    """Whether it is forwarded for the sake of the other ranks alone, which have another part; it counts nothing."""
+
+    def to(self, device: torch.device) -> "Part":
+        """Return the same on a device."""
+        return Part(rows=self.rows.to(device), tokens=self.tokens.to(device), is_filler=self.is_filler)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
     """All answers that one optimizer step learns from."""
 
@@ -47,19 +61,27 @@ class TrainingBatch:
     tokens: Tokens
 
     def micro_batches(
-        self, max_tokens: int, costs: Costs, *, shares: bool = True
-    ) -> Iterator[tuple[PackedRows, Tokens]]:
-        """Yield parts of at most ``max_tokens`` forwarded tokens, in rows of like length; `packing` says how.
+        self, max_tokens: int, costs: Costs, *, shares: bool = True, rank: int = 0, num_ranks: int = 1
+    ) -> "Iterator[Part]":
+        """Yield a rank's parts of at most ``max_tokens`` forwarded tokens, in rows of like length; `packing` says how.
 
-        The weights were fixed for the whole batch, so the parts' losses add up to the loss of the whole.
+        The weights were fixed for the whole batch, so the losses of all parts of all ranks add up to the loss of the
+        whole. Each rank has as many parts: they meet in every one of them.
         """
         alone = [[at] for at in range(len(self.answers))]
         rows = rows_of(self.answers, costs, max_tokens) if shares else alone
+        lengths = [row_length(self.answers, row) for row in rows]
+        parts = [
+            [[dealt[at] for at in part] for part in micro_batches([lengths[at] for at in dealt], max_tokens)]
+            for dealt in deal(lengths, num_ranks)
+        ]
+        num_parts, shortest = max(map(len, parts)), lengths.index(min(lengths))
         starts = torch.tensor([0, *(len(answer.sampled) for answer in self.answers)]).cumsum(0).tolist()
-        for part in micro_batches([row_length(self.answers, row) for row in rows], max_tokens):
-            chosen = [rows[at] for at in part]
+        for number in range(num_parts):
+            is_filler = number >= len(parts[rank])
+            chosen = [rows[at] for at in ([shortest] if is_filler else parts[rank][number])]
             places = torch.cat([torch.arange(starts[at], starts[at + 1]) for row in chosen for at in row])
-            yield pack(self.answers, chosen), self.tokens[places]
+            yield Part(rows=pack(self.answers, chosen), tokens=self.tokens[places], is_filler=is_filler)
 
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:

@@ -218,6 +218,8 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     """Completions a prompt."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens forwarded at once, padding included; more where one answer is longer."""
+    num_learners: int = Field(default=1, ge=1)
+    """Processes, each with a GPU where there are any, that hold weights and optimizer together and share the work."""
     prompt_order: PromptOrder = Field(default_factory=Shuffled)
     """Which prompts come next."""
     max_staleness: int = Field(default=0, ge=0)
@@ -245,6 +247,7 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     of_the_machine: ClassVar[frozenset[str]] = TrainingStageConfig.of_the_machine | {
         "max_empty_batches",
         "micro_batch_tokens",
+        "num_learners",
     }
 
     @model_validator(mode="after")
@@ -314,6 +317,10 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     def columns(self) -> list[str]:
         """That of the solutions, too."""
         return [*super().columns(), *([self.hint.column] if self.hint is not None else [])]
+
+    def learner_processes(self) -> int:
+        """As the config says."""
+        return self.num_learners
 
     def largest_group(self) -> int:
         """As many as are sampled."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rollout.engine import Precision
@@ -78,7 +77,7 @@ class AnswerForward:
         if not self.trims:
             logits_NV = model(**given).logits.flatten(0, 1)[rows.predictors_N]
             return self._unpacked(self._read(lambda logits_CV: logits_CV, logits_NV, rows.targets_N))
-        head = _bare(model).get_output_embeddings()
+        head = model.get_output_embeddings()
         plain = head.forward
 
         def read(hidden_RTH: Tensor) -> Tensor:
@@ -121,11 +120,6 @@ def costs_of(config: Any, num_parameters: int) -> Costs:
     in_embeddings = text.vocab_size * text.hidden_size
     heads = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     return Costs(a_token=2.0 * max(1, num_parameters - in_embeddings), a_pair=4.0 * heads * text.num_hidden_layers)
-
-
-def _bare(model: Any) -> Any:
-    """Return the model inside of what distributes it."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _agree(plain_N: Tensor, tried: Any, tolerance: float) -> bool:

@@ -1,27 +1,38 @@
-"""The learner: a policy, its optimizer, and one update a batch. On accelerate; called by the driver alone.
+"""The learner: a policy, its optimizer, and one update a batch. Called by the driver alone, whatever number of ranks
+hold it.
 
 Shapes: N sampled tokens of a micro-batch; see `stages.grpo.batch`.
 """
 
+import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+import torch.distributed.checkpoint as dcp
 import transformers
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.tensor import DTensor
 
 from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
-from stages.grpo.batch import Tokens, TrainingBatch, advantages_of, unweighted_batch
+from stages.grpo.batch import Part, Tokens, TrainingBatch, advantages_of, unweighted_batch
 from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
 from stages.grpo.forward import AnswerForward, Scored, costs_of
 from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer
 from stages.grpo.packing import PackedRows
+from stages.grpo.ranks import Ranks, together
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
 from stages.params import lora_config
@@ -31,47 +42,67 @@ STEP_ZERO_TOLERANCE = 1e-4
 """How far policy and reference, both computed alike, may differ on a probe token before the first step, in nats."""
 NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
 """Attributes by which modules of transformers' drop something without a module for it."""
+WEIGHTS = "weights"
+"""Folder of a checkpoint with weights and optimizer, in torch's distributed format."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class Learner:
-    """Holds what training changes: weights, optimizer, schedule, scaler and random state."""
+    """Holds what training changes: weights, optimizer, schedule, scaler and random state.
 
-    def __init__(self, policy: Policy, config: GRPOStage, facts: RunFacts) -> None:
+    Several ranks make it together, each with the same policy; then the first is asked, and the others `follow`.
+    """
+
+    def __init__(self, policy: Policy, config: GRPOStage, facts: RunFacts, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        if self.ranks.num > 1 and facts.precision == "float16":
+            raise StageError("float16 scales its loss, which several ranks do not do together; take bfloat16")
         self._config = config
         self._accelerator = Accelerator(mixed_precision=MIXED[facts.precision], cpu=not torch.cuda.is_available())
         adapter = lora_config(config.params)
         model = policy.model if adapter is None else peft.get_peft_model(policy.model, adapter)
         self._reference = (
-            load_reference(policy, trust_remote_code=facts.trust_remote_code)
+            self.ranks.shard(load_reference(policy, trust_remote_code=facts.trust_remote_code))
             if config.kl.coef > 0 and adapter is None
             else None
         )
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if torch.cuda.is_available():
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _without_dropout(model)
+        model.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
+        self._costs = costs_of(model.config, sum(parameter.numel() for parameter in model.parameters()))
+        is_split = self.ranks.num > 1
+        self._whole = replace(policy, model=copy.deepcopy(model).cpu() if is_split else model)
+        self._model = self.ranks.shard(model)
+        trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-        schedule = transformers.get_scheduler(
+        self._schedule = transformers.get_scheduler(
             SCHEDULES[config.schedule],
             optimizer,
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.num_steps,
         )
-        self._model, self._optimizer, self._schedule = self._accelerator.prepare(model, optimizer, schedule)
-        if torch.cuda.is_available():
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # autocast is entered below, so its wrapper goes: it would cast all logits of a batch to float32 at once
-        bare = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
-        self.policy = replace(policy, model=bare)
-        _without_dropout(bare)
-        bare.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
-        self._costs = costs_of(bare.config, sum(parameter.numel() for parameter in bare.parameters()))
+        self._optimizer = self._accelerator.prepare(optimizer)
         with self._accelerator.autocast():
             self._forward = AnswerForward(
-                bare,
+                self._model,
                 temperature=config.sampling.temperature,
                 precision=facts.precision,
                 with_entropy=config.entropy_coef > 0,
             )
 
+    @together
+    def policy(self) -> Policy:
+        """Return the policy as it is now, on the first rank; of several, a copy with all weights, on the CPU."""
+        if self.ranks.num > 1:
+            self.ranks.settle(self._model)
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = get_model_state_dict(self._model, options=options)
+            if self.ranks.index == 0:
+                self._whole.model.load_state_dict(state)
+        return self._whole
+
+    @together
     def require_reference(self, probe: Sequence[Sequence[int]]) -> None:
         """Check that the policy, before its first step, is the reference it is held to.
 
@@ -80,12 +111,12 @@ class Learner:
         if self._config.kl.coef == 0:
             return
         with self._accelerator.autocast():
-            policy = sequence_logprobs(self.policy.model, probe)
+            policy = sequence_logprobs(self._model, probe)
             if self._reference is not None:
                 reference = sequence_logprobs(self._reference, probe)
             else:
-                with self.policy.model.disable_adapter():
-                    reference = sequence_logprobs(self.policy.model, probe)
+                with self._model.disable_adapter():
+                    reference = sequence_logprobs(self._model, probe)
         pairs = (pair for rows in zip(policy, reference, strict=True) for pair in zip(*rows, strict=True))
         drift = max(abs(own - held_to) for own, held_to in pairs)
         if not drift <= STEP_ZERO_TOLERANCE:
@@ -95,30 +126,36 @@ class Learner:
                 "training starts from; an adapter must start as no change (PEFT's init_lora_weights: true)"
             )
 
+    @together
     def update(self, batch: TrainingBatch, scale: float = 1.0, hints: TrainingBatch | None = None) -> dict[str, float]:
         """Take one optimizer step on the batch, at the scheduled learning rate times ``scale``; return its metrics.
 
         ``hints`` are learned by likelihood in the same step. Raises StageError on a loss that is not finite.
         """
-        totals: dict[str, float] = {}
-        for rows, tokens in self._parts(batch):
-            loss, metrics = self._loss(rows, tokens)
-            _require_finite("loss", loss.item())
-            self._accelerator.backward(loss)
-            totals = {name: _fold(name, totals.get(name), value) for name, value in metrics.items()}
+        found: list[dict[str, float]] = []
+        for part in self._parts(batch):
+            loss, metrics = self._loss(part)
+            self._backward(loss, part)
+            found += [] if part.is_filler else [metrics]
+        totals = _folded(metrics for rank in self.ranks.gathered(found) for metrics in rank)
         if hints is not None and self._config.hint is not None:
             totals["train/hint_nll_nats"] = self._learn_hints(hints, self._config.hint.coef)
-        norm = self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
+        _require_finite("loss", totals["train/loss"])
+        norm = _number(self._accelerator.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm))
         if self._accelerator.scaler is None:  # with a scaler, a step that overflows is skipped and the scale lowered
-            _require_finite("gradient norm", float(norm))
+            _require_finite("gradient norm", norm)
         learning_rate = scale * self._schedule.get_last_lr()[0]
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = learning_rate
         self._optimizer.step()
-        self._schedule.step()
+        is_skipped = self._optimizer.step_was_skipped
+        if not is_skipped:
+            self._schedule.step()
         self._optimizer.zero_grad()
-        return {**totals, "train/grad_norm": float(norm), "train/learning_rate": learning_rate}
+        own = {"train/grad_norm": norm, "train/learning_rate": learning_rate, "train/skipped_steps": float(is_skipped)}
+        return {**totals, **own}
 
+    @together
     def gradient_products(self, batches: Mapping[str, TrainingBatch]) -> dict[tuple[str, str], float]:
         """Return the inner products of the gradients that these batches would give, by pair, up to a common factor.
 
@@ -126,9 +163,10 @@ class Learner:
         """
         gradients = {name: self._gradient(batch) for name, batch in batches.items()}
         pairs = itertools.combinations_with_replacement(gradients, 2)
-        found = {
+        own = {
             (a, b): float(sum((x * y).sum() for x, y in zip(gradients[a], gradients[b], strict=True))) for a, b in pairs
         }
+        found = {pair: sum(rank[pair] for rank in self.ranks.gathered(own)) for pair in own}
         return found | {(b, a): product for (a, b), product in found.items()}
 
     def with_kl_in_reward(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
@@ -142,48 +180,91 @@ class Learner:
             return list(groups)
         signal = [row is not None for row in advantages_of(groups, config)]
         batch, places = unweighted_batch([group for group, has in zip(groups, signal, strict=True) if has])
-        sums = torch.zeros(len(batch.answers))
-        for rows, tokens in self._parts(batch):
-            kl_N = kl(tokens.engine_logprobs_N, self._reference_logprobs(rows), config.kl)
-            sums.index_add_(0, tokens.answers_N.cpu(), kl_N.cpu())
-        penalties = {id(rollout): config.kl.coef * float(value) for rollout, value in zip(places, sums, strict=True)}
+        sums = self._kl_by_answer(batch) if places else []
+        penalties = {id(rollout): config.kl.coef * value for rollout, value in zip(places, sums, strict=True)}
         return [_less(group, penalties) for group in groups]
 
+    @together
     def save(self, folder: Path) -> None:
-        """Write everything that `load` needs to go on as if nothing had happened."""
-        self._accelerator.save_state(str(folder), safe_serialization=True)
+        """Write everything that `load` needs to go on as if nothing had happened, with any number of ranks."""
+        self.ranks.settle(self._model)
+        model, optimizer = get_state_dict(self._model, self._optimizer.optimizer)
+        is_alone = self.ranks.num == 1
+        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder / WEIGHTS, no_dist=is_alone)
+        scaler = self._accelerator.scaler
+        own = {
+            "schedule": self._schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "rng": torch.get_rng_state(),
+            "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
+        torch.save(own, folder / f"rank_{self.ranks.index}.pt")
+        self.ranks.gathered(None)  # all have written
 
+    @together
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        self._accelerator.load_state(str(folder))
+        self.ranks.settle(self._model)
+        model, optimizer = get_state_dict(self._model, self._optimizer.optimizer)
+        is_alone = self.ranks.num == 1
+        dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=folder / WEIGHTS, no_dist=is_alone)
+        set_state_dict(self._model, self._optimizer.optimizer, model_state_dict=model, optim_state_dict=optimizer)
+        file = folder / f"rank_{self.ranks.index}.pt"
+        own = torch.load(file if file.is_file() else folder / "rank_0.pt", weights_only=True)
+        self._schedule.load_state_dict(own["schedule"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(own["scaler"])
+        torch.set_rng_state(own["rng"])
+        if own["rng_of_gpu"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["rng_of_gpu"])
 
-    def _parts(self, batch: TrainingBatch) -> Iterator[tuple[PackedRows, Tokens]]:
-        device = self._accelerator.device
-        parts = batch.micro_batches(self._config.micro_batch_tokens, self._costs, shares=self._forward.shares)
-        return ((rows.to(device), tokens.to(device)) for rows, tokens in parts)
+    def _parts(self, batch: TrainingBatch) -> Iterator[Part]:
+        parts = batch.micro_batches(
+            self._config.micro_batch_tokens,
+            self._costs,
+            shares=self._forward.shares,
+            rank=self.ranks.index,
+            num_ranks=self.ranks.num,
+        )
+        return (part.to(self._accelerator.device) for part in parts)
+
+    def _backward(self, loss: Tensor, part: Part) -> None:
+        """Add a part's gradient to that of the batch; the ranks take the mean of theirs, and the sum is wanted."""
+        self._accelerator.backward(loss * (0.0 if part.is_filler else float(self.ranks.num)))
+
+    @together
+    def _kl_by_answer(self, batch: TrainingBatch) -> list[float]:
+        """Return [S]: the KL to the reference, summed over the tokens of each answer, in nats."""
+        sums = torch.zeros(len(batch.answers))
+        for part in self._parts(batch):
+            kl_N = kl(part.tokens.engine_logprobs_N, self._reference_logprobs(part.rows), self._config.kl)
+            if not part.is_filler:
+                sums.index_add_(0, part.tokens.answers_N.cpu(), kl_N.cpu())
+        total: list[float] = torch.stack(self.ranks.gathered(sums)).sum(0).tolist()
+        return total
 
     def _learn_hints(self, hints: TrainingBatch, coef: float) -> float:
         """Add the gradient of the hints' negative log-likelihood; return it, in nats a prompt."""
         total = 0.0
-        for rows, tokens in self._parts(hints):
-            nll = -(self._scored(self._model, rows).logprobs_N * tokens.weights_N).sum()
-            _require_finite("negative log-likelihood of hints", nll.item())
-            self._accelerator.backward(coef * nll)
-            total += nll.item()
-        return total
+        for part in self._parts(hints):
+            nll = -(self._scored(self._model, part.rows).logprobs_N * part.tokens.weights_N).sum()
+            self._backward(coef * nll, part)
+            total += 0.0 if part.is_filler else nll.item()
+        return sum(self.ranks.gathered(total))
 
     def _gradient(self, batch: TrainingBatch) -> list[Tensor]:
-        """Return the gradient of the policy loss by trained parameter, scaled as the precision needs; leave none."""
-        for rows, tokens in self._parts(batch):
-            scored = self._scored(self._model, rows)
-            self._accelerator.backward((self._policy_loss(scored.logprobs_N, tokens) * tokens.weights_N).sum())
+        """Return this rank's part of the gradient of the policy loss by trained parameter, scaled as the precision
+        needs; leave none."""
+        for part in self._parts(batch):
+            loss_N = self._policy_loss(self._scored(self._model, part.rows).logprobs_N, part.tokens)
+            self._backward((loss_N * part.tokens.weights_N).sum(), part)
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        gradient = [torch.zeros_like(p) if p.grad is None else p.grad.detach().float().clone() for p in trained]
+        gradient = [_own(torch.zeros_like(p) if p.grad is None else p.grad).detach().float().clone() for p in trained]
         self._optimizer.zero_grad()
         return gradient
 
-    def _loss(self, rows: PackedRows, tokens: Tokens) -> tuple[Tensor, dict[str, float]]:
-        config = self._config
+    def _loss(self, part: Part) -> tuple[Tensor, dict[str, float]]:
+        config, rows, tokens = self._config, part.rows, part.tokens
         scored = self._scored(self._model, rows)
         loss_N = self._policy_loss(scored.logprobs_N, tokens)
         metrics = _metrics(scored.logprobs_N.detach(), tokens, config)
@@ -216,7 +297,7 @@ class Learner:
     def _reference_logprobs(self, rows: PackedRows) -> Tensor:
         if self._reference is not None:
             return self._scored(self._reference, rows).logprobs_N
-        with self.policy.model.disable_adapter():  # without its adapter, the policy is the reference
+        with self._model.disable_adapter():  # without its adapter, the policy is the reference
             return self._scored(self._model, rows).logprobs_N
 
 
@@ -254,11 +335,23 @@ def _metrics(logprobs_N: Tensor, tokens: Tokens, config: GRPOStage) -> dict[str,
     return metrics
 
 
-def _fold(name: str, total: float | None, value: float) -> float:
+def _folded(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Join the metrics of micro-batches: weighted means and counts add up, maxima do not."""
-    if total is None:
-        return value
-    return max(total, value) if "_max" in name else total + value
+    totals: dict[str, float] = {}
+    for metrics in parts:
+        for name, value in metrics.items():
+            total = totals.get(name, value if "_max" in name else 0.0)
+            totals[name] = max(total, value) if "_max" in name else total + value
+    return totals
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _number(value: Tensor) -> float:
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
 def _require_finite(what: str, value: float) -> None:

@@ -117,6 +117,17 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]
         yield part
 
 
+def deal(loads: Sequence[int], num: int) -> list[list[int]]:
+    """Return places in ``loads`` for each of ``num`` ranks: the heaviest first, each to whoever has the least."""
+    dealt: list[list[int]] = [[] for _ in range(num)]
+    totals = [0] * num
+    for at in sorted(range(len(loads)), key=lambda at: -loads[at]):
+        rank = totals.index(min(totals))
+        dealt[rank].append(at)
+        totals[rank] += loads[at]
+    return dealt
+
+
 def pack(answers: Sequence[Answer], rows: Sequence[Sequence[int]]) -> PackedRows:
     """Return the rows as tensors, N in the order of the rows and of the answers in them."""
     longest = max(row_length(answers, row) for row in rows)

@@ -3,10 +3,10 @@
     prompts -> stream -> collector -> engines -> rewards.scorer -> RolloutGroup
             -> batch (lists become tensors) -> learner.update -> publish the new version -> next step
 
-One process runs this loop and owns the learner. Engines answer and rewards mark in processes of their own. With
-``max_staleness`` 0 a step asks for its groups and waits for them; with more, groups of so many steps to come are being
-answered and scored meanwhile, and weights land in the middle of them. After ``publish`` returns, every engine holds
-version ``step``.
+One process runs this loop and owns the learner, or its first rank, which the others follow. Engines answer and rewards
+mark in processes of their own. With ``max_staleness`` 0 a step asks for its groups and waits; with more, groups
+of so many steps to come are being answered and scored meanwhile, and weights land in the middle of them. After
+``publish`` returns, every engine holds version ``step``.
 """
 
 import json
@@ -29,6 +29,7 @@ from stages.grpo.collect import collect
 from stages.grpo.config import GRPOStage
 from stages.grpo.hints import hinting
 from stages.grpo.learner import Learner
+from stages.grpo.ranks import Ranks, follow
 from stages.models import load_policy, save_policy
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,12 @@ NUM_HANDED_OVER = 16
 def run(config: GRPOStage, context: StageContext) -> StageResult:
     """Improve the policy on its own scored answers."""
     policy = load_policy(context)
+    learner = Learner(policy, config, context.facts, Ranks(context.rank, context.metrics.folder))
+    if context.rank.index > 0:
+        follow(learner)
+        return StageResult()
     questions = prompts_of(context, config, "prompts", policy.tokenizer)
     prompts = PromptSource(questions, context.seed, config.prompt_order)
-    learner = Learner(policy, config, context.facts)
     probe = probes(questions, config.sync.num_probes)
     learner.require_reference(probe)
     combination = combine.build(config.combine, config.rewards)
@@ -59,7 +63,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 collector, prompts, group_size=config.group_size, seed=seed, with_greedy=greedy, prepared=hints
             )
             stream.restore(ahead_in(context, step))
-            rollouts.publish(learner.policy, step, probe)
+            rollouts.publish(learner.policy(), step, probe)
             while step < config.num_steps:
                 clock = Clock()
                 collected = collect(config, context, stream, step, learner.with_kl_in_reward)
@@ -72,7 +76,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 prompts.observe(collected.groups)
                 step += 1
                 clock.lap("learn")
-                synced = rollouts.publish(learner.policy, step, probe)
+                synced = rollouts.publish(learner.policy(), step, probe)
                 clock.lap("sync")
                 waited = collector.take_metrics()
                 waited["reward/wait_fraction"] = waited["reward/wait_s"] / sum(clock.laps.values())
@@ -82,11 +86,12 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                     save(config, context, step, learner, prompts, stream, combination)
     save_policy(
         context,
-        learner.policy,
+        learner.policy(),
         version=step,
         data=[("prompts", config.prompts)],
         probes=[prompt.token_ids for prompt in questions[:NUM_HANDED_OVER]],
     )
+    learner.ranks.close()
     return StageResult(metrics={"train/steps": step, "rollout/prompts_taken": prompts.num_taken})
 
 

@@ -76,6 +76,26 @@ def test_a_failure_stops_the_run_and_the_next_one_continues_there(config: RunCon
     assert events.heard[:2] == ["skip a", "continue b"]
 
 
+class LosesTwice(FakeLauncher):
+    """Loses the first two attempts at stage `b`."""
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        if job.name == "b" and len([past for past in self.jobs if past.name == "b"]) < 2:
+            self.jobs.append(job)
+            return Outcome(cause="rank 1 of its learner died", is_lost=True)
+        return super().run(job, on_poll)
+
+
+def test_a_stage_that_was_lost_goes_on_by_itself_so_often(config: RunConfig, tmp_path: Path) -> None:
+    launcher, events = LosesTwice(), Events()
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, events)
+    assert [job.attempt.name for job in launcher.jobs if job.name == "b"] == [f"attempt_00{n}" for n in (1, 2, 3)]
+    assert events.heard.count("continue b") == 2 and state.stage("b").status == "done"
+    once = config.model_copy(update={"max_restarts": 1})
+    with pytest.raises(StageFailed, match="rank 1 of its learner died"):
+        run(once, RunFolder(tmp_path / "other"), LosesTwice, Events())
+
+
 def test_nothing_is_launched_when_all_is_done(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
     run(config, folder, FakeLauncher, Events())

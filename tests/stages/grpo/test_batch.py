@@ -43,8 +43,9 @@ def test_weights_as_defined() -> None:
     assert token_weights([3, 1], "constant", 10).tolist() == pytest.approx([1 / 20] * 4)
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
 @pytest.mark.parametrize("shares", [True, False])
-def test_micro_batches_hold_every_token_once_with_what_belongs_to_it(shares: bool) -> None:
+def test_parts_of_all_ranks_hold_every_token_once_with_what_belongs_to_it(shares: bool, num_ranks: int) -> None:
     groups = [
         group([1, 2], [([10 + n] * n, float(n % 2)) for n in (1, 4, 2, 3)]),
         group([3], [([20 + n] * n, float(n % 2)) for n in (2, 5, 1, 4)]),
@@ -52,11 +53,22 @@ def test_micro_batches_hold_every_token_once_with_what_belongs_to_it(shares: boo
     batch = make_batch(groups, stage())
     assert batch is not None
     of_answer = {at: answer.token_ids[0] for at, answer in enumerate(batch.answers)}
+    parts = [
+        list(batch.micro_batches(14, COSTS, shares=shares, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)
+    ]
+    assert len({len(own) for own in parts}) == 1
     seen: list[int] = []
-    for rows, tokens in batch.micro_batches(14, COSTS, shares=shares):
-        assert rows.num_tokens <= 14
-        assert [of_answer[at] for at in tokens.answers_N.tolist()] == rows.targets_N.tolist()
-        seen += rows.targets_N.tolist()
+    for part in (part for own in parts for part in own):
+        assert part.rows.num_tokens <= 14
+        assert [of_answer[at] for at in part.tokens.answers_N.tolist()] == part.rows.targets_N.tolist()
+        seen += [] if part.is_filler else part.rows.targets_N.tolist()
     assert sorted(seen) == sorted(token for answer in batch.answers for token in answer.token_ids)
-    parts = list(batch.micro_batches(14, COSTS, shares=shares))
-    assert sum(float(tokens.weights_N.sum()) for _, tokens in parts) == pytest.approx(1.0)
+    weights = [float(part.tokens.weights_N.sum()) for own in parts for part in own if not part.is_filler]
+    assert sum(weights) == pytest.approx(1.0)
+
+
+def test_a_rank_without_rows_of_its_own_forwards_what_another_has() -> None:
+    batch = make_batch([group([1, 2], [([3], 1.0), ([4, 5], 0.0)])], stage())
+    assert batch is not None
+    parts = [list(batch.micro_batches(100, COSTS, rank=rank, num_ranks=2)) for rank in range(2)]
+    assert [[part.is_filler for part in own] for own in parts] == [[False], [True]]

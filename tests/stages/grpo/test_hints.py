@@ -126,7 +126,7 @@ def test_the_likelihood_of_hints_is_learned_as_by_hand() -> None:
         logprobs = model(torch.tensor([sequence])).logits[0].log_softmax(-1)
         total = total - sum(logprobs[at - 1, sequence[at]] for at in range(3, len(sequence)))
     (0.5 * total / 3).backward()
-    for own, by_hand in zip(learner.policy.model.parameters(), model.parameters(), strict=True):
+    for own, by_hand in zip(learner.policy().model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(own.grad, by_hand.grad, atol=1e-6, rtol=1e-4)
 
 

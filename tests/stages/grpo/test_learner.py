@@ -61,8 +61,8 @@ def our_loss_and_gradients(model: Any, config: GRPOStage, groups: list[Any]) -> 
     learner, batch = learner_of(model, config), make_batch(groups, config)
     assert batch is not None
     total = 0.0
-    for rows, tokens in learner._parts(batch):
-        loss, _ = learner._loss(rows, tokens)
+    for part in learner._parts(batch):
+        loss, _ = learner._loss(part)
         loss.backward()
         total += loss.item()
     return total, gradients(model)
@@ -213,8 +213,8 @@ def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Pa
     learner = Learner(policy_of(model, folder), config, RunFacts(model="none"))
     batch = make_batch(groups, config)
     assert batch is not None
-    [(rows, tokens)] = learner._parts(batch)
-    loss, metrics = learner._loss(rows, tokens)
+    [part] = learner._parts(batch)
+    loss, metrics = learner._loss(part)
     loss.backward()
     ours = gradients(model)
     theirs, trl_gradients = trl_loss_and_gradients(
@@ -265,8 +265,8 @@ def test_dropout_that_modules_hold_as_a_number_is_off() -> None:
     config = transformers.OPTConfig(**sizes, max_position_embeddings=64, word_embed_proj_dim=32, dropout=0.5)
     model = transformers.AutoModelForCausalLM.from_config(config)
     learner = learner_of(model, stage())
-    one, other = (learner.policy.model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
-    assert learner.policy.model.training and torch.equal(one, other)
+    one, other = (learner.policy().model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
+    assert learner.policy().model.training and torch.equal(one, other)
 
 
 def test_splitting_the_batch_changes_nothing() -> None:
@@ -294,11 +294,11 @@ def test_updates_make_good_answers_likelier_and_bad_ones_less(architecture: str,
     good, bad = [5, 6, 7], [8, 9]
 
     def likelihoods() -> list[float]:
-        return [sum(row[1:]) for row in sequence_logprobs(learner.policy.model, [[1, 2, *good], [1, 2, *bad]])]
+        return [sum(row[1:]) for row in sequence_logprobs(learner.policy().model, [[1, 2, *good], [1, 2, *bad]])]
 
     before = likelihoods()
     for _ in range(5):
-        rows = sequence_logprobs(learner.policy.model, [[1, 2, *good], [1, 2, *bad]])
+        rows = sequence_logprobs(learner.policy().model, [[1, 2, *good], [1, 2, *bad]])
         batch = make_batch([group([1, 2], [(good, 1.0), (bad, 0.0)], [row[1:] for row in rows])], stage())
         assert batch is not None
         metrics = learner.update(batch)
@@ -338,15 +338,15 @@ def test_in_bfloat16_the_policy_starts_as_its_reference_and_learns(params: dict[
     assert batch is not None
     first = learner.update(batch)
     assert first["policy/kl_nats"] == 0.0 and learner.update(batch)["policy/kl_nats"] > 0
-    assert all(p.dtype == torch.float32 for p in learner.policy.model.parameters())
+    assert all(p.dtype == torch.float32 for p in learner.policy().model.parameters())
 
 
 def test_the_model_is_in_training_mode_without_dropout() -> None:
     model = tiny_model("gpt_neox", vocab_size=VOCAB, hidden_dropout=0.5, attention_dropout=0.5)
     learner = learner_of(model, stage())
-    assert learner.policy.model.training  # or transformers would checkpoint no activations
+    assert learner.policy().model.training  # or transformers would checkpoint no activations
     with torch.no_grad():
-        one, other = (learner.policy.model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
+        one, other = (learner.policy().model(torch.tensor([[1, 2, 3]])).logits for _ in range(2))
     assert torch.equal(one, other)
 
 
@@ -361,8 +361,8 @@ def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> N
     other = learner_of(tiny_model("qwen3", vocab_size=VOCAB, seed=9), config)
     other.load(tmp_path / "learner")
     other.update(batch)
-    theirs = dict(other.policy.model.named_parameters())
-    assert all(torch.equal(parameter, theirs[name]) for name, parameter in one.policy.model.named_parameters())
+    theirs = dict(other.policy().model.named_parameters())
+    assert all(torch.equal(parameter, theirs[name]) for name, parameter in one.policy().model.named_parameters())
 
 
 def marked(marks: dict[str, list[float]]) -> list[Any]:

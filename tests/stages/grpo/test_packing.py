@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.grpo.packing import PADDING, Answer, Costs, micro_batches, pack, row_length, rows_of
+from stages.grpo.packing import PADDING, Answer, Costs, deal, micro_batches, pack, row_length, rows_of
 
 FREE_PAIRS = Costs(a_token=1.0, a_pair=0.0)
 
@@ -37,6 +37,14 @@ def test_what_the_policy_did_not_sample_is_in_the_row_and_not_scored() -> None:
     assert packed.tokens_RT.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert packed.targets_N.tolist() == [3, 6, 7]
     assert packed.predictors_N.tolist() == [1, 4, 5]
+
+
+def test_loads_are_dealt_evenly() -> None:
+    loads = [9, 1, 8, 2, 7, 3]
+    dealt = deal(loads, 2)
+    assert sorted(at for own in dealt for at in own) == list(range(6))
+    assert [sum(loads[at] for at in own) for own in dealt] == [15, 15]
+    assert deal([5], 3) == [[0], [], []]
 
 
 def test_positions_of_padding_stay_within_those_of_sequences() -> None:
