@@ -2,8 +2,9 @@
 
     make bench-rl            # or: python -m benchmarks.rl [KEY ...]
 
-Each key runs in processes of its own. The learner's works are in `benchmarks.learner`, whole steps in
-`benchmarks.steps`. TRL runs at the best of a few micro-batch sizes, which are printed.
+Each key runs in processes of its own. The learner's works are in `benchmarks.learner`, whole steps beside TRL's in
+`benchmarks.whole_step`, and beside our own in `benchmarks.steps`. TRL runs at the best of a few micro-batch sizes,
+which are printed.
 """
 
 import json
@@ -22,6 +23,7 @@ RESULT = Path(__file__).parent / "results" / "rl.json"
 AT_LEAST = {
     "learner_shared_prompt": "4.0 x",
     "learner_uniform": "1.1 x",
+    "step_heavy_tail": "4.0 x",
     "learner_memory": "at most 0.4 x",
     "async_over_sync": "1.4 x",
     "sync_share": "at most 0.05",
@@ -50,6 +52,13 @@ def learner_memory() -> dict[str, Any]:
     }
 
 
+def step_heavy_tail() -> dict[str, Any]:
+    """Time whole steps with generation, TRL's at the micro-batches by which its update is the fastest."""
+    _, theirs = _ask("benchmarks.learner", "sizes", "shared_prompt")
+    found: dict[str, Any] = _ask("benchmarks.whole_step", "compare", theirs)
+    return found
+
+
 def asynchronous() -> dict[str, Any]:
     """Time our steps one version ahead against strictly on policy."""
     found: dict[str, Any] = _ask("benchmarks.steps", "async")
@@ -59,6 +68,7 @@ def asynchronous() -> dict[str, Any]:
 WORKS: dict[str, Callable[[], dict[str, Any]]] = {
     "learner_shared_prompt": lambda: learner("shared_prompt"),
     "learner_uniform": lambda: learner("uniform"),
+    "step_heavy_tail": step_heavy_tail,
     "learner_memory": learner_memory,
     "async_over_sync": asynchronous,
 }
