@@ -1,7 +1,7 @@
 """The seams of generation: what an engine is, and what a pool of them offers to collector and weight sync.
 
 An engine answers prompts with one copy of the policy. `rollout.vllm_engine` and `rollout.transformers_engine`
-implement it; `rollout.workers` makes pools of either.
+implement it; `rollout.pools` makes pools of either.
 """
 
 from collections.abc import Sequence

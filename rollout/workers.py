@@ -1,28 +1,27 @@
-"""Pools of engines: Ray actors around vLLM, or one transformers engine in this process. Stages start them here.
+"""A pool of vLLM engines, each in a Ray actor of its own: started, fed, watched and replaced. `pools` starts it.
 
 No other file of rollout knows Ray. Every wait on an actor has a deadline, is logged while it lasts, and ends in a
 RolloutError that names the engine.
 """
 
-import asyncio
 import contextlib
 import itertools
 import logging
 import os
-import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
-from rollout.config import EngineConfig, TransformersEngineConfig, VLLMEngineConfig
-from rollout.engine import Engine, EngineModel, Pool, require_fit
+from rollout.config import VLLMEngineConfig
+from rollout.engine import EngineModel, require_fit
+from rollout.engine_logs import last_error, log_file, print_to, see
 from rollout.types import Completion, GenerationRequest, RolloutError
 from rollout.vllm_engine import EngineDeadError, VLLMEngine
 
@@ -35,61 +34,12 @@ NONE_READY_S = 110.0
 """How long no engine at all may be there before the run stops."""
 
 
-def start_pool(config: EngineConfig, model: EngineModel) -> Pool:
-    """Start the engines that ``config`` asks for and return when all are ready; they hold no weights yet.
-
-    vLLM engines need a Ray that is already connected. They take bundles 1, 2, ... of the current placement
-    group when there is one; bundle 0 is the learner's.
-    """
-    if isinstance(config, TransformersEngineConfig):
-        from rollout.transformers_engine import TransformersEngine
-
-        return LocalPool(TransformersEngine(model, config))
-    return RayPool(config, model)
-
-
-class LocalPool:
-    """A `Pool` of one engine in this process, which does one thing after the other in the order it was asked.
-
-    So weights land after the requests that came before them and before those that came after, however fast anything
-    is: what is sampled depends on what was asked alone.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._closed = False
-
-    def submit(self, request: GenerationRequest) -> "Future[tuple[Completion, ...]]":
-        """Answer it when its turn comes."""
-        return self._worker.submit(lambda: asyncio.run(self._engine.generate(request)))
-
-    def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
-        """Score after what was asked before; a deadline would have nobody to wait for."""
-        return [self._worker.submit(lambda: asyncio.run(self._engine.logprobs(sequences))).result()]
-
-    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
-        """Load after what was asked before."""
-        self._worker.submit(lambda: asyncio.run(self._engine.load_weights(files, version))).result()
-
-    def take_metrics(self) -> dict[str, float]:
-        """Nothing breaks here but the process itself."""
-        return {}
-
-    def close(self) -> None:
-        """Drop what has not begun, and free the engine."""
-        if not self._closed:
-            self._worker.shutdown(cancel_futures=True)
-            self._engine.close()
-        self._closed = True
-
-
 class EngineActor(VLLMEngine):
     """A vLLM engine as a Ray actor. All calls from outside are coroutines, so many are in flight."""
 
     def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
         if log is not None:
-            _print_to(log)  # vLLM's own processes inherit it
+            print_to(log)  # vLLM's own processes inherit it
         super().__init__(model, config)
 
     async def pid(self) -> int:
@@ -160,7 +110,7 @@ class RayPool:
         self._thread: threading.Thread | None = None
         try:
             for at in range(config.num_engines):
-                self._members.append(_Member(at=at, log=_log_file(model, at), actor=self._spawn(at)))
+                self._members.append(_Member(at=at, log=log_file(model, at), actor=self._spawn(at)))
             started = [(member, member.actor) for member in self._members]
             pids = self._ask_all(started, "to be ready", config.start_timeout_s, "pid")
         except BaseException:
@@ -332,7 +282,7 @@ class RayPool:
         if any(member.state == "ready" for member in self._members):
             self._last_ready = now
         if all(member.state == "lost" for member in self._members) or now - self._last_ready > NONE_READY_S:
-            causes = "; ".join(f"engine {m.at}: {m.why_lost}{_see(m.log)}" for m in self._members)
+            causes = "; ".join(f"engine {m.at}: {m.why_lost}{see(m.log)}" for m in self._members)
             self._failure = RolloutError(f"no engine is left to answer. {causes}. The run can be resumed")
             self._fail(self._failure, self._members)
 
@@ -408,7 +358,7 @@ class RayPool:
 
         options = self._place.options(at)
         actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=4096, **options)
-        return actor.remote(self._model, self._config, _log_file(self._model, at))
+        return actor.remote(self._model, self._config, log_file(self._model, at))
 
     def _lose_actor(self, member: _Member, actor: Any, why: str) -> None:
         if member.actor is actor:
@@ -461,13 +411,13 @@ def _is_dead(error: BaseException) -> bool:
 def _failed(member: _Member, purpose: str, error: BaseException) -> RolloutError:
     """Return the error that names the engine, what it was to do, and what broke it."""
     verb = "died" if _is_dead(error) else "failed"
-    return RolloutError(f"engine {member.at} {verb} {purpose}: {_cause(error, member.log)}{_see(member.log)}")
+    return RolloutError(f"engine {member.at} {verb} {purpose}: {_cause(error, member.log)}{see(member.log)}")
 
 
 def _cause(error: BaseException | None, log: Path | None) -> str:
     """Return what broke an engine, in a line: the last error that it has printed says more than Ray's wrapping."""
     first = str(getattr(error, "cause", None) or error).strip().splitlines()
-    return _last_error(log) or (first[0] if first else type(error).__name__)
+    return last_error(log) or (first[0] if first else type(error).__name__)
 
 
 class _Deadline:
@@ -492,29 +442,3 @@ def _still_waiting(waits_for: str, deadline: _Deadline, way_out: str) -> None:
     if deadline.passed():
         raise RolloutError(f"waited {deadline.limit_s:.0f} s for {waits_for}, in vain; {way_out}")
     logger.info("waiting for %s for %.0f s", waits_for, deadline.elapsed_s())
-
-
-def _log_file(model: EngineModel, at: int) -> Path | None:
-    return model.log_folder / f"engine_{at}.log" if model.log_folder else None
-
-
-def _print_to(path: Path) -> None:
-    """Send all that this process and its children print to a file."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def _last_error(log: Path | None) -> str | None:
-    """Return the last error that an engine printed: vLLM's own exception only says to look at its trace."""
-    if log is None or not log.is_file():
-        return None
-    text = log.read_text(errors="replace")[-200_000:]
-    found = re.findall(r"^.*?\b(\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
-    telling = [line for line in found if "EngineDeadError" not in line and "EngineCore encountered" not in line]
-    return str(telling[-1]) if telling else None
-
-
-def _see(log: Path | None) -> str:
-    return f"; see {log}" if log else ""

@@ -19,9 +19,9 @@ from rollout.config import SamplingConfig
 from rollout.engine import EngineModel, Pool
 from rollout.environment import open_environment, tools_of
 from rollout.episodes import Conversation, OneTurn, Turns
+from rollout.pools import start_pool
 from rollout.types import Prompt
 from rollout.weight_sync import SyncReport, WeightSync
-from rollout.workers import start_pool
 from stages.answering import AnsweringStageConfig
 from stages.base import StageContext, StageError
 from stages.data.prompts import load_prompts

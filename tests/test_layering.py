@@ -17,7 +17,7 @@ MAY_IMPORT = {
 }
 FENCED = {
     "ray": {"pipeline/launch.py", "rollout/workers.py"},
-    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_transport.py", "rollout/workers.py"},
+    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_transport.py"},
     "trl": {"stages/sft/train.py", "stages/preference/train.py"},
 }
 LIGHT_MODULES = ["pipeline.cli", "pipeline.check", "pipeline.run", "stages.config", "stages.registry", "rewards.scorer"]

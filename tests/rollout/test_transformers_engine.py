@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from rollout.config import TransformersEngineConfig, WeightSyncConfig
 from rollout.engine import EngineModel, Pool
+from rollout.pools import start_pool
 from rollout.types import GenerationRequest, RolloutError
 from rollout.weight_sync import WeightSync, policy_weights
-from rollout.workers import start_pool
 from tests.rollout.tiny_models import CONTEXT, FAMILIES, answers, save_config, tiny_model, token_logprobs
 
 PROBES = [[5, 6, 7, 8], [9, 2, 3]]

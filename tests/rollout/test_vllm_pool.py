@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 
 from rollout.config import VLLMEngineConfig, WeightSyncConfig
 from rollout.engine import EngineModel
+from rollout.pools import start_pool
 from rollout.types import Completion, GenerationRequest, RolloutError
 from rollout.weight_sync import SyncReport, WeightSync, policy_weights
-from rollout.workers import RayPool, start_pool
+from rollout.workers import RayPool
 from tests.rollout.tiny_models import CONTEXT, answers, save_config, tiny_model, token_logprobs
 
 pytestmark = pytest.mark.real
