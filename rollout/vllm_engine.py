@@ -145,11 +145,11 @@ class VLLMEngine:
 
 
 def _set_environment(config: VLLMEngineConfig) -> None:
-    """Set what vLLM reads from its environment; what the user has set stays, but for the cache size."""
+    """Set what vLLM reads from its environment; what the user has set stays, but for what the config says."""
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
+    os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)
     defaults = {
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
