@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from stages.base import RunFacts
 from stages.config import AnyStage
@@ -50,6 +50,16 @@ class RunConfig(RunFacts):
                     "'base' stands for the base model"
                 )
         return stages
+
+    @model_validator(mode="after")
+    def _ranks_do_not_scale(self) -> Self:
+        several = [name for name, stage in self.stages.items() if stage.learner_processes() > 1]
+        if several and self.precision == "float16":
+            raise ValueError(
+                f"precision float16 scales its loss, which the several learners of stage {several[0]!r} do not do "
+                "together; take bfloat16"
+            )
+        return self
 
     @property
     def facts(self) -> RunFacts:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +149,23 @@ class RayLauncher:
                 )
 
     def _cause(self, job: Job, references: list[Any], ended: Any, outcome: Outcome) -> Outcome:
-        """Return the outcome of the rank that ended the others: one that died, or else the first that has words."""
+        """Return why the stage ended: the rank that died, or else what all have to say, who ended first before them."""
         others = [reference for reference in references if reference is not ended]
         if outcome.is_lost or not others:
             return outcome
         gone, _ = self._ray.wait(others, num_returns=len(others), timeout=LAST_WORDS_S)
-        told = {reference: self._outcome_of(job, references, reference) for reference in gone} | {ended: outcome}
-        lost = [found for found in told.values() if found.is_lost]
-        return lost[0] if lost else told.get(references[0], outcome)
+        told = [outcome, *(self._outcome_of(job, references, reference) for reference in gone)]
+        lost = [found for found in told if found.is_lost]
+        return lost[0] if lost else Outcome(cause="; ".join(found.cause for found in told if found.cause))
 
     def _outcome_of(self, job: Job, references: list[Any], reference: Any) -> Outcome:
         index = references.index(reference)
         try:
             outcome: Outcome = self._ray.get(reference, timeout=60.0)
-            return outcome
+            told = f"rank {index} of its learner: {outcome.cause}; see {job.attempt / _log_name(index)}"
+            return replace(outcome, cause=told) if outcome.cause and index else outcome
+        except self._ray.exceptions.RayTaskError as error:  # it could not even begin
+            return Outcome(cause=f"{type(error.cause).__name__}: {error.cause}")
         except self._ray.exceptions.RayError as error:
             whose = f"rank {index} of its learner" if index else "its process"
             cause = f"{whose} died ({type(error).__name__}); see {job.attempt / _log_name(index)}"

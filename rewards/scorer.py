@@ -7,9 +7,8 @@ import math
 import statistics
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,7 @@ from rewards import combine
 from rewards.combinations import Combination
 from rewards.combine_config import WeightedSumConfig
 from rewards.config import RewardConfig
+from rewards.futures import settle, when_all
 from rewards.lane import Lane
 from rewards.process import CANCEL_TIMEOUT_S, REAP_TIMEOUT_S, WorkerError, reward_order
 from rewards.registry import check_labels
@@ -67,7 +67,9 @@ class Scorer:
                 raise RewardError("the scorer is closed; submit groups before close()")
             whole = tuple(attempt for attempt in group if attempt.failure is None)
             parts = [lane.submit(whole) for lane in self._lanes] if whole else []
-        return joined(parts, partial(self._score, [attempt.failure for attempt in group]))
+        scores, failures = Future[list[Score]](), [attempt.failure for attempt in group]
+        when_all(parts, lambda found: settle(scores, lambda: self._score(failures, [part.result() for part in found])))
+        return scores
 
     @property
     def longest_wait_s(self) -> float:
@@ -177,26 +179,3 @@ def check_deadline(rewards: Sequence[RewardConfig], scoring: ScoringConfig, grou
                 f"reward {names} may take {longest_s:g} s for a group of {group_size}, and the deadline is "
                 f"{scoring.deadline_s:g} s; raise scoring.deadline_s (--deadline-s), or allow the reward less time"
             )
-
-
-def joined(parts: "Sequence[Future[Graded]]", make: Callable[[Sequence[Graded]], list[Score]]) -> "Future[list[Score]]":
-    """Return a future of what ``make`` makes of all parts; it fails as the first of them does."""
-    whole = Future[list[Score]]()
-    if not parts:
-        whole.set_result(make([]))
-        return whole
-    lock, left = threading.Lock(), [len(parts)]
-
-    def arrived(part: "Future[Graded]") -> None:
-        with lock:
-            left[0] -= 1
-            if left[0] or not whole.set_running_or_notify_cancel():
-                return
-        try:
-            whole.set_result(make([part.result() for part in parts]))
-        except Exception as error:
-            whole.set_exception(error)
-
-    for part in parts:
-        part.add_done_callback(arrived)
-    return whole

@@ -101,7 +101,7 @@ class WorkerOrder:
     kind: str
     """What it serves, for messages: a ``reward``, an ``environment``."""
     server: str
-    """``module:function``, called with ``given`` inside the worker; what it returns is a `rewards.worker.Server`."""
+    """``module:name`` of what makes a `rewards.worker.Server` of ``given``, inside the worker."""
     given: Any
     """Configs, say; travels by pickle."""
     concurrency: int = 1

@@ -14,11 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from rewards.futures import settle, when_all
 from rewards.types import FAILURES, Attempt, Score
 from rollout.config import SamplingConfig
 from rollout.engine import Pool
 from rollout.episodes import Conversation, Episode
-from rollout.futures import settle, when_all
 from rollout.types import GenerationRequest, Prompt, Rollout, RolloutError, RolloutGroup, request_seed
 
 logger = logging.getLogger(__name__)

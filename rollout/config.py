@@ -83,14 +83,18 @@ class SamplingConfig(_Config):
     max_tokens: int = Field(default=256, ge=1)
     """Longest completion, in tokens; with an environment all turns together, and what it says."""
     deadline_s: float | None = Field(default=None, gt=0)
-    """Seconds after which an engine cuts a prompt's completions where they are; none: it waits for all of them."""
+    """Seconds after which an engine cuts a prompt's completions where they are; none: it waits for all of them. With an
+    environment, seconds a turn."""
 
 
 class _EnvironmentConfig(_Config):
     max_turns: int = Field(default=8, ge=1)
     """Most turns of the policy in one answer."""
-    concurrency: int = Field(default=1, ge=1)
-    """How many steps a worker may take at once, where they are coroutines."""
+
+    @property
+    def steps_at_once(self) -> int:
+        """How many steps a worker may take at the same time."""
+        return 1
 
 
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -123,6 +127,13 @@ class OwnEnvironmentConfig(_EnvironmentConfig):
     """`module:Class`."""
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """What it is made with."""
+    concurrency: int = Field(default=1, ge=1)
+    """How many steps a worker may take at once; of use where they are coroutines."""
+
+    @property
+    def steps_at_once(self) -> int:
+        """As the recipe says."""
+        return self.concurrency
 
     @property
     def label(self) -> str:

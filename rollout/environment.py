@@ -12,7 +12,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from rewards.lane import Lane
 from rewards.process import WorkerError
@@ -21,8 +21,13 @@ from rewards.types import Mark, Message, RewardError, WorkerOrder
 from rewards.worker import Announce, is_being_cancelled, shown
 from rollout.config import EnvironmentConfig, ToolsConfig
 
+ROLES = ("user", "tool", "system")
+"""As which an environment may speak."""
 LONGEST_MESSAGE = 1_000_000
 """Characters; a longer one would be cut by any context, and takes long to become tokens."""
+
+
+T = TypeVar("T")
 
 
 class Environment(Protocol):
@@ -120,7 +125,7 @@ class Player:
         """Import the environment. Raises RewardError where there is none under this name."""
         self._label = config.label
         self._make = _maker(config)
-        self.about = getattr(self._make(), "tools", None) or None
+        self.about = _plain(getattr(self._make(), "tools", None) or None)
 
     def answer(self, question: Move, runner: asyncio.Runner, announce: Announce) -> Reply:
         """Take one step."""
@@ -143,9 +148,9 @@ class Player:
         environment: Any = self._make() if move.state is None else pickle.loads(move.state)
         if move.state is None:
             await _waited(environment.reset([dict(turn) for turn in move.prompt], dict(move.columns)))
+            _pickled(environment)  # one that cannot be is to be found before a run
         said = None if move.response is None else await _waited(environment.step(move.response))
-        columns = dict(getattr(environment, "columns", None) or {})
-        _require_json(columns)
+        columns = _plain(dict(getattr(environment, "columns", None) or {}))
         messages = None if said is None else _messages(said)
         return Reply(state=None if said is None else _pickled(environment), messages=messages, columns=columns)
 
@@ -159,7 +164,7 @@ def _order(config: EnvironmentConfig, scoring: ScoringConfig) -> WorkerOrder:
         kind="environment",
         server="rollout.environment:Player",
         given=config,
-        concurrency=config.concurrency,
+        concurrency=config.steps_at_once,
         max_memory_bytes=scoring.max_memory_bytes,
         max_cpu_s=scoring.max_cpu_s,
     )
@@ -218,14 +223,18 @@ def _messages(said: Any) -> tuple[Message, ...]:
     longest = max(len(turn["content"]) for turn in turns)
     if longest > LONGEST_MESSAGE:
         raise _MalformedError(f"said {longest} characters; {LONGEST_MESSAGE} is the limit")
-    return tuple(turns)
+    if strange := [turn["role"] for turn in turns if turn["role"] not in ROLES]:
+        raise _MalformedError(f"speaks as {strange[0]!r}; it may speak as one of {', '.join(ROLES)}")
+    return tuple(_plain(turns))
 
 
-def _require_json(columns: Mapping[str, Any]) -> None:
+def _plain(value: T) -> T:
+    """Return the value in JSON's own types: what travels is never of somebody else's class."""
     try:
-        json.dumps(columns)
+        plain: T = json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
-        raise _MalformedError(f"has columns that JSON cannot hold ({error})") from error
+        raise _MalformedError(f"has columns or tools that JSON cannot hold ({error})") from error
+    return plain
 
 
 def _pickled(environment: Any) -> bytes:

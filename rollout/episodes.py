@@ -6,16 +6,15 @@ What was sampled is never made into tokens again: the next turn's request is the
 came, and after each turn the tokens of what the environment said.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from rewards.futures import settle, when_all
 from rewards.types import Mark, Message
 from rollout.engine import Pool
 from rollout.environment import EnvironmentLane, Move, Reply
-from rollout.futures import settle, when_all
 from rollout.types import Completion, FinishReason, GenerationRequest, Prompt, request_seed
 
 T = TypeVar("T")
@@ -72,7 +71,8 @@ class OneTurn:
 class Turns:
     """A `Conversation` with an environment, which answers until it, the turns or the tokens are at an end.
 
-    ``tokens_of`` gives the tokens of messages that follow the policy's turn, up to where it is to go on.
+    ``tokens_of`` gives the tokens of messages that follow the policy's turn, up to where it is to go on, and raises
+    ValueError where they cannot follow; the answer could not be scored then.
     """
 
     def __init__(
@@ -122,21 +122,26 @@ class Turns:
     def _reply_is_there(self, draft: "_Draft", reply: Reply) -> None:
         """End the answer, or ask for its next turn. Runs in a thread of the environment's."""
         draft.state = reply.state
-        draft.columns = reply.columns or draft.columns
+        draft.columns = draft.columns if reply.failure else reply.columns
         if reply.messages is None:
             draft.end(failure=reply.failure)
-            return
-        draft.turns += reply.messages
-        given = self._tokens_of(reply.messages)
-        request = draft.next_request(given)
-        if draft.num_turns == self._max_turns:
+        elif draft.num_turns == self._max_turns:
             draft.end("turns")
-        elif request.max_tokens < 1:
-            draft.end("length")
-        elif request.deadline_s is not None and request.deadline_s <= 0:
-            draft.end("deadline")
         else:
-            draft.hear(given)
+            self._go_on(draft, reply.messages)
+
+    def _go_on(self, draft: "_Draft", messages: Sequence[Message]) -> None:
+        """Ask for the turn that follows what the environment said, if there are tokens left for one."""
+        try:
+            given = self._tokens_of(messages)
+        except ValueError as error:
+            draft.end(failure=Mark(cause="malformed", detail=str(error)))
+            return
+        request = draft.next_request(given)
+        if request.max_tokens < 1:
+            draft.end("length")
+        else:
+            draft.hear(messages, given)
             _when(self._pool.submit(request), draft, self._turn_is_there)
 
 
@@ -159,7 +164,6 @@ class _Draft:
     finish_reason: FinishReason = "stop"
     state: bytes | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
 
     def add(self, turn: Completion) -> None:
         """Take a turn of the policy."""
@@ -169,24 +173,23 @@ class _Draft:
         self.finish_reason = turn.finish_reason
         self.num_turns += 1
 
-    def hear(self, token_ids: Sequence[int]) -> None:
+    def hear(self, messages: Sequence[Message], token_ids: Sequence[int]) -> None:
         """Take what the environment said."""
+        self.turns += messages
         self.given.append((len(self.token_ids), len(self.token_ids) + len(token_ids)))
         self.token_ids += token_ids
         self.logprobs += [0.0] * len(token_ids)
         self.versions += [self.versions[-1]] * len(token_ids)
 
     def next_request(self, given: Sequence[int]) -> GenerationRequest:
-        """Return what is asked once these tokens have been heard; of what is left, by tokens and by the clock."""
+        """Return what is asked once these tokens have been heard; of the tokens, what is left."""
         first = self.request
-        deadline_s = None if first.deadline_s is None else first.deadline_s - (time.monotonic() - self.begun)
         return replace(
             first,
             prompt_ids=(*first.prompt_ids, *self.token_ids, *given),
             num_completions=1,
             max_tokens=first.max_tokens - len(self.token_ids) - len(given),
             seed=request_seed(first.seed + self.number, self.num_turns),
-            deadline_s=deadline_s,
         )
 
     def end(self, finish_reason: FinishReason | None = None, failure: Mark | None = None) -> None:

@@ -10,6 +10,7 @@ Each call of a turn is answered by one message of the role ``tool``; what goes w
 to learn from. A turn without a call ends the conversation.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,9 @@ class Tools:
     """An `Environment` of functions, by their names. Their annotations and docstrings become the schemas."""
 
     def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
-        """Raises RewardError for a function that has no schema, or two of one name."""
+        """Raises RewardError for two functions of one name, and for one that has to be awaited."""
+        if awaited := [function.__name__ for function in functions if inspect.iscoroutinefunction(function)]:
+            raise RewardError(f"tool {awaited[0]!r} is a coroutine function; a tool is a plain one")
         self._functions = {function.__name__: function for function in functions}
         if len(self._functions) < len(functions):
             raise RewardError(f"two tools have one name: {[function.__name__ for function in functions]}")

@@ -56,10 +56,20 @@ class Rollouts:
             on_answer=self.alive,
         )
 
-    def publish(self, policy: Policy, version: int, probes: Sequence[Sequence[int]]) -> SyncReport:
-        """Give the engines the policy's weights and compare log-probabilities on the probes."""
+    def publish(
+        self,
+        policy: Policy,
+        version: int,
+        probes: Sequence[Sequence[int]],
+        logprobs: Sequence[Sequence[float]] | None = None,
+    ) -> SyncReport:
+        """Give the engines the policy's weights and compare log-probabilities on the probes.
+
+        ``logprobs`` are those of whoever learns, where the policy is a copy of what is learned.
+        """
         sent = ((name, tensor.to(self.dtype)) for name, tensor in weights(policy.model))
-        return self.sync.publish(sent, version, probes, sequence_logprobs(policy.model, probes))
+        expected = sequence_logprobs(policy.model, probes) if logprobs is None else logprobs
+        return self.sync.publish(sent, version, probes, expected)
 
 
 @contextmanager
@@ -124,9 +134,9 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
 def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Message]], tuple[int, ...]]:
     """Return a function from messages to the tokens that follow a finished turn of the policy, up to its next one.
 
-    They are what the chat template adds to a short conversation; what the policy has said is not rendered. The function
-    raises StageError for messages that the template refuses, or by which it writes the turn before them differently.
-    Thread-safe.
+    They are what the chat template writes after the end of the turn, in a short conversation: what the policy has said
+    is not rendered, and may be written differently (without its thoughts, say) once others follow it. The function
+    raises ValueError for messages that the template refuses, StageError where it does not end turns. Thread-safe.
     """
     own, lock = copy.deepcopy(tokenizer), threading.Lock()  # a tokenizer that others use meanwhile may refuse
     before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
@@ -142,14 +152,15 @@ def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Mes
                 whole = rendered([*before, *map(dict, messages)], add_generation_prompt=True)
             except Exception as error:  # the template may raise anything
                 roles = [message["role"] for message in messages]
-                raise StageError(f"the chat template refuses messages of the roles {roles}: {error}") from error
-        end = max((place + 1 for place, token in enumerate(finished) if token in eos_ids), default=0)
-        if not end or whole[:end] != finished[:end]:
+                raise ValueError(f"the chat template refuses messages of the roles {roles}: {error}") from error
+        num_ends = sum(token in eos_ids for token in finished)
+        ends = [place + 1 for place, token in enumerate(whole) if token in eos_ids]
+        if not num_ends or len(ends) < num_ends:
             raise StageError(
-                "the chat template writes a turn of the policy differently once others follow it, or without an "
-                "end-of-turn token, so an environment cannot go on from what was sampled; mend the template"
+                "the chat template writes a turn of the policy without an end-of-turn token, so an environment cannot "
+                "go on from what was sampled; mend the template"
             )
-        return tuple(whole[end:])
+        return tuple(whole[ends[num_ends - 1] :])
 
     return tokens
 

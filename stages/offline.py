@@ -15,8 +15,8 @@ from rewards.config import RewardConfig, columns_needed
 from rewards.gold import GoldCheck
 from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
-from rewards.types import FAILURES, Attempt, RewardError, Score
-from rollout.types import RolloutGroup
+from rewards.types import FAILURES, Attempt, Mark, RewardError, Score
+from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import DataError, load_rows, reward_columns
 from stages.grpo.advantages import advantages
@@ -225,6 +225,13 @@ def _attempts(group: RolloutGroup) -> list[Attempt]:
             completion_logprobs=tuple(rollout.completion.logprobs[at] for at in rollout.completion.sampled),
             columns={**group.prompt.columns, **rollout.columns},
             group_id=group.prompt.id,
+            failure=_break(rollout),
         )
         for rollout in group.rollouts
     ]
+
+
+def _break(rollout: Rollout) -> Mark | None:
+    """Return why an answer broke off before any reward could see it; None for one that they saw."""
+    score = rollout.score
+    return None if score.parts or score.cause not in FAILURES else Mark(cause=score.cause, detail=score.detail)

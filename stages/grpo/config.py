@@ -1,6 +1,7 @@
 """What a recipe may say about group-relative policy optimisation."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
@@ -8,6 +9,7 @@ from rollout.config import ByDifficulty, PromptOrder, Shuffled
 from rollout.engine import Precision
 from stages.answering import SamplingStageConfig
 from stages.base import Config
+from stages.data.rows import Row
 from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
 
 
@@ -189,6 +191,16 @@ class KLConfig(Config):
     """A term of the loss by token; or summed over each answer's tokens and taken from its reward."""
 
 
+def steps_of_solution(solution: Any, separator: str) -> list[str]:
+    """Return the steps of a text, or of messages that end with it, each with what follows it; else none."""
+    if isinstance(solution, list) and solution and isinstance(solution[-1], Mapping):
+        solution = solution[-1].get("content")
+    if not isinstance(solution, str) or not solution:
+        return []
+    parts = solution.split(separator)
+    return [part + separator for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
 class HintConfig(Config):
     """Answers begin with steps of a worked solution, fewer and fewer, which are learned by likelihood: UFT, Liu et al.
     2025, arXiv 2505.16984."""
@@ -317,6 +329,16 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     def columns(self) -> list[str]:
         """That of the solutions, too."""
         return [*super().columns(), *([self.hint.column] if self.hint is not None else [])]
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raise ValueError for a row that hints could not be taken from."""
+        hint = self.hint
+        if hint is None:
+            return
+        for at, row in enumerate(rows, start=1):
+            solution = row.get(hint.column)
+            if not steps_of_solution(solution, hint.separator):
+                raise ValueError(f"hint: row {at} has no worked solution in column {hint.column!r}: {solution!r:.80}")
 
     def learner_processes(self) -> int:
         """As the config says."""

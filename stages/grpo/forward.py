@@ -68,15 +68,16 @@ class AnswerForward:
             kind = type(model).__name__
             logger.warning("%s: prompts are shared: %s; the head is trimmed: %s", kind, self.shares, self.trims)
 
-    def __call__(self, model: Any, rows: PackedRows) -> Scored:
-        """Score the sampled tokens, with gradients where they are enabled."""
+    def __call__(self, model: Any, rows: PackedRows, temperature: float | None = None) -> Scored:
+        """Score the sampled tokens, with gradients where they are enabled; at the sampling temperature unless said."""
+        at = self._temperature if temperature is None else temperature
         given: dict[str, Any] = {"input_ids": rows.tokens_RT, "position_ids": rows.positions_RT, "use_cache": False}
         mask = rows.mask()
         if mask is not None:
             given["attention_mask"] = mask
         if not self.trims:
             logits_NV = model(**given).logits.flatten(0, 1)[rows.predictors_N]
-            return self._unpacked(self._read(lambda logits_CV: logits_CV, logits_NV, rows.targets_N))
+            return self._unpacked(self._read(lambda logits_CV: logits_CV, logits_NV, rows.targets_N, at))
         head = model.get_output_embeddings()
         plain = head.forward
 
@@ -84,8 +85,8 @@ class AnswerForward:
             states_NH = hidden_RTH.flatten(0, 1)[rows.predictors_N]
             if type(head) is torch.nn.Linear:
                 weight, bias = head.weight, head.bias
-                return read_head(states_NH, weight, bias, rows.targets_N, self._temperature, self._with_entropy)
-            return self._read(plain, states_NH, rows.targets_N)
+                return read_head(states_NH, weight, bias, rows.targets_N, at, self._with_entropy)
+            return self._read(plain, states_NH, rows.targets_N, at)
 
         with _acting_as(head, read):
             return self._unpacked(model(**given).logits)
@@ -93,15 +94,18 @@ class AnswerForward:
     def _unpacked(self, told_NX: Tensor) -> Scored:
         return Scored(logprobs_N=told_NX[:, 0], entropies_N=told_NX[:, 1] if self._with_entropy else None)
 
-    def _read(self, logits_of: Any, states_NX: Tensor, targets_N: Tensor) -> Tensor:
+    def _read(self, logits_of: Any, states_NX: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
         """Return what `read_head` does, by a head of any kind, or from logits."""
         parts = zip(states_NX.split(CHUNK), targets_N.split(CHUNK), strict=True)
         return torch.cat(
-            [checkpoint(self._read_some, logits_of, states, targets, use_reentrant=False) for states, targets in parts]
+            [
+                checkpoint(self._read_some, logits_of, states, targets, temperature, use_reentrant=False)
+                for states, targets in parts
+            ]
         )
 
-    def _read_some(self, logits_of: Any, states_CX: Tensor, targets_C: Tensor) -> Tensor:
-        logprobs_CV = torch.log_softmax(logits_of(states_CX).float() / self._temperature, dim=1)
+    def _read_some(self, logits_of: Any, states_CX: Tensor, targets_C: Tensor, temperature: float) -> Tensor:
+        logprobs_CV = torch.log_softmax(logits_of(states_CX).float() / temperature, dim=1)
         logprobs_C1 = logprobs_CV.gather(1, targets_C.unsqueeze(1))
         if not self._with_entropy:
             return logprobs_C1

@@ -6,13 +6,13 @@ Binomial(L, p), where p falls along half a cosine.
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from rollout.types import Prompt
 from stages.base import StageError
-from stages.grpo.config import HintConfig
+from stages.grpo.config import HintConfig, steps_of_solution
 
 
 class Hints:
@@ -57,9 +57,7 @@ def share(config: HintConfig, step: int) -> float:
 def steps_of(prompt: Prompt, config: HintConfig) -> list[str]:
     """Return a solution's steps, each with what separates it from the next. Raises StageError where there is none."""
     solution = prompt.columns.get("gold_completion" if config.column == "completion" else config.column)
-    if isinstance(solution, list) and solution and isinstance(solution[-1], Mapping):
-        solution = solution[-1].get("content")
-    if not isinstance(solution, str) or not solution:
+    parts = steps_of_solution(solution, config.separator)
+    if not parts:
         raise StageError(f"prompt {prompt.id!r} has no solution in column {config.column!r} to take hints from")
-    parts = solution.split(config.separator)
-    return [part + config.separator for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+    return parts

@@ -71,8 +71,10 @@ class Learner:
         _without_dropout(model)
         model.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
         self._costs = costs_of(model.config, sum(parameter.numel() for parameter in model.parameters()))
-        is_split = self.ranks.num > 1
-        self._whole = replace(policy, model=copy.deepcopy(model).cpu() if is_split else model)
+        if self.ranks.num > 1:
+            model = model.cpu()  # from there each rank takes its part
+        keeps_copy = self.ranks.num > 1 and self.ranks.index == 0
+        self._whole = replace(policy, model=copy.deepcopy(model) if keeps_copy else model)
         self._model = self.ranks.shard(model)
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -101,6 +103,12 @@ class Learner:
             if self.ranks.index == 0:
                 self._whole.model.load_state_dict(state)
         return self._whole
+
+    @together
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return for each sequence of T tokens the T - 1 log-probabilities of tokens 1..T-1, in nats."""
+        found: list[list[float]] = sequence_logprobs(self._model, sequences)
+        return found
 
     @together
     def require_reference(self, probe: Sequence[Sequence[int]]) -> None:
@@ -247,7 +255,7 @@ class Learner:
         """Add the gradient of the hints' negative log-likelihood; return it, in nats a prompt."""
         total = 0.0
         for part in self._parts(hints):
-            nll = -(self._scored(self._model, part.rows).logprobs_N * part.tokens.weights_N).sum()
+            nll = -(self._scored(self._model, part.rows, temperature=1.0).logprobs_N * part.tokens.weights_N).sum()
             self._backward(coef * nll, part)
             total += 0.0 if part.is_filler else nll.item()
         return sum(self.ranks.gathered(total))
@@ -289,9 +297,9 @@ class Learner:
         loss_N = LOSSES[config.loss.type](logprobs_N, old_N, tokens.advantages_N, tokens.answers_N, config.loss)
         return loss_N if weight_N is None else weight_N * loss_N
 
-    def _scored(self, model: Any, rows: PackedRows) -> Scored:
+    def _scored(self, model: Any, rows: PackedRows, temperature: float | None = None) -> Scored:
         with self._accelerator.autocast():
-            return self._forward(model, rows)
+            return self._forward(model, rows, temperature)
 
     @torch.no_grad()
     def _reference_logprobs(self, rows: PackedRows) -> Tensor:

@@ -63,7 +63,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 collector, prompts, group_size=config.group_size, seed=seed, with_greedy=greedy, prepared=hints
             )
             stream.restore(ahead_in(context, step))
-            rollouts.publish(learner.policy(), step, probe)
+            rollouts.publish(learner.policy(), step, probe, learner.logprobs(probe))
             while step < config.num_steps:
                 clock = Clock()
                 collected = collect(config, context, stream, step, learner.with_kl_in_reward)
@@ -76,7 +76,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
                 prompts.observe(collected.groups)
                 step += 1
                 clock.lap("learn")
-                synced = rollouts.publish(learner.policy(), step, probe)
+                synced = rollouts.publish(learner.policy(), step, probe, learner.logprobs(probe))
                 clock.lap("sync")
                 waited = collector.take_metrics()
                 waited["reward/wait_fraction"] = waited["reward/wait_s"] / sum(clock.laps.values())

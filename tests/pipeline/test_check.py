@@ -82,7 +82,7 @@ HERE = "tests.rollout.environments"
         ),
         ({"import_path": f"{HERE}:Nothing"}, "has no attribute 'Nothing'"),
         ({"functions": [f"{HERE}:undocumented"]}, "'undocumented' cannot be shown to the policy"),
-        ({"functions": [f"{HERE}:multiply"]}, "leaves out what tools answer"),
+        ({"functions": [f"{HERE}:multiply"]}, "leaves out what an environment says as tool"),
         ({"function": [f"{HERE}:multiply"]}, "functions"),
     ],
 )

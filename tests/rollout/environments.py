@@ -61,6 +61,7 @@ class Obedient:
             "text": "well",
             "number": [{"role": "user", "content": 3}],
             "half": [{"role": "user"}],
+            "assistant": [{"role": "assistant", "content": "I am you"}],
             "long": [{"role": "user", "content": "x" * 2_000_000}],
             "over": None,
         }
@@ -108,3 +109,37 @@ class AskAgain:
             return None
         self.columns = {"doubts": 1}
         return [{"role": "user", "content": "Are you sure?"}]
+
+
+class HoldsALock:
+    """Cannot be pickled from its beginning."""
+
+    def reset(self, prompt, columns):
+        self.lock = threading.Lock()
+
+    def step(self, response):
+        return None
+
+
+class Word(str):
+    """A text of a class of its own."""
+
+
+class Strings:
+    """Speaks in texts of its own class."""
+
+    def reset(self, prompt, columns):
+        self.columns = {"word": Word("a")}
+
+    def step(self, response):
+        return [{"role": "user", "content": Word("b")}]
+
+
+async def wait(text: str) -> str:
+    """Wait.
+
+    Args:
+        text: What for.
+    """
+    await asyncio.sleep(0)
+    return text

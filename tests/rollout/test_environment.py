@@ -17,7 +17,7 @@ from rollout.episodes import Turns
 from rollout.tools import Tools
 from rollout.types import Completion, GenerationRequest, Prompt, request_seed
 from tests.fakes import FakePool, completion
-from tests.rollout.environments import GuessTheNumber, multiply, shout, undocumented
+from tests.rollout.environments import GuessTheNumber, multiply, shout, undocumented, wait
 
 SCORING = ScoringConfig(deadline_s=3, max_retries=0)
 HERE = "tests.rollout.environments"
@@ -73,11 +73,12 @@ def test_coroutines_of_many_conversations_wait_together() -> None:
         ("raise", "error", "raised LookupError: no such place"),
         ("cancel", "error", "raised CancelledError"),
         ("hold", "malformed", "cannot be pickled between two steps: TypeError"),
-        ("columns", "malformed", "columns that JSON cannot hold"),
+        ("columns", "malformed", "columns or tools that JSON cannot hold"),
         ("nothing", "malformed", "must answer with messages"),
         ("text", "malformed", "it returned 'well'"),
         ("number", "malformed", "must answer with messages"),
         ("half", "malformed", "must answer with messages"),
+        ("assistant", "malformed", "speaks as 'assistant'"),
         ("long", "malformed", "said 2000000 characters"),
     ],
 )
@@ -105,6 +106,23 @@ def test_whatever_an_environment_does_the_next_conversation_finds_one(response: 
 def test_an_environment_that_cannot_be_had_says_why(config: Any, message: str) -> None:
     with pytest.raises(RewardError, match=message), open_environment(config, SCORING):
         pass
+
+
+@pytest.mark.processes
+def test_what_travels_is_of_plain_types() -> None:
+    with open_environment(own("Strings"), SCORING) as lane:
+        assert lane is not None
+        reply = lane.submit(move("x")).result()
+        assert type(reply.columns["word"]) is str and reply.messages is not None
+        assert {type(text) for text in reply.messages[0].values()} == {str}
+
+
+@pytest.mark.processes
+def test_an_environment_that_cannot_travel_is_found_when_it_begins() -> None:
+    with open_environment(own("HoldsALock"), SCORING) as lane:
+        assert lane is not None
+        reply = lane.submit(move(None)).result()
+        assert reply.failure is not None and "cannot be pickled" in reply.failure.detail
 
 
 @pytest.mark.processes
@@ -142,7 +160,9 @@ def test_calls_are_answered_one_by_one_and_errors_are_told(response: str, answer
         assert message["role"] == "tool" and message["content"].startswith(expected), message
 
 
-def test_a_function_without_a_schema_is_refused() -> None:
+def test_functions_that_cannot_be_tools_are_refused() -> None:
+    with pytest.raises(RewardError, match="'wait' is a coroutine function"):
+        Tools([wait])
     with pytest.raises(RewardError, match="needs annotated arguments"):
         _ = Tools([undocumented]).tools
 
@@ -180,6 +200,9 @@ PROMPT = Prompt(id="a", messages=[{"role": "user", "content": "?"}], token_ids=(
 
 
 def tokens_of(messages: Sequence[Message]) -> tuple[int, ...]:
+    strange = [message["content"] for message in messages if message["content"] not in WORDS]
+    if strange:
+        raise ValueError(f"no tokens for {strange[0]!r}")
     return tuple(token for message in messages for token in WORDS[message["content"]])
 
 
@@ -199,7 +222,7 @@ def test_tokens_go_on_as_they_were_sampled_with_what_the_environment_said_betwee
         (1, 2, 3, EOS, 71, 72): [completion(8, EOS, version=1)],
         (1, 2, 3, EOS, 71, 72, 8, EOS, 73): [completion(5, EOS, version=2)],
     }
-    [long, short], pool, _ = played(guesses)
+    [long, short], pool, _ = played(guesses, deadline_s=30.0)
     assert long.completion == Completion(
         token_ids=(3, EOS, 71, 72, 8, EOS, 73, 5, EOS),
         logprobs=(-1.0, -1.0, 0.0, 0.0, -1.0, -1.0, 0.0, -1.0, -1.0),
@@ -214,6 +237,7 @@ def test_tokens_go_on_as_they_were_sampled_with_what_the_environment_said_betwee
     first, second, third = pool.requests
     assert (first.num_completions, second.num_completions, third.num_completions) == (2, 1, 1)
     assert (first.max_tokens, second.max_tokens, third.max_tokens) == (20, 16, 13)
+    assert [request.deadline_s for request in pool.requests] == [30.0] * 3, "of each turn"
     assert [second.seed, third.seed] == [request_seed(50, 1), request_seed(50, 2)]
 
 
@@ -227,18 +251,19 @@ def test_each_completion_goes_on_by_a_seed_of_its_own() -> None:
     ("asked", "max_turns", "finish_reason", "token_ids"),
     [
         ({}, 2, "turns", (3, EOS, 71, 72, 4, EOS)),
+        ({}, 1, "turns", (3, EOS)),
         ({"max_tokens": 8}, 8, "length", (3, EOS, 71, 72, 4, EOS)),  # two for the next words, none for a turn
         ({"max_tokens": 4}, 8, "length", (3, EOS)),
-        ({"deadline_s": 1e-9}, 8, "deadline", (3, EOS)),
     ],
 )
-def test_a_conversation_ends_where_turns_tokens_or_time_are_up(
+def test_a_conversation_ends_where_turns_or_tokens_are_up(
     asked: dict[str, Any], max_turns: int, finish_reason: str, token_ids: tuple[int, ...]
 ) -> None:
     script = {(1, 2): [completion(3, EOS)], (1, 2, 3, EOS, 71, 72): [completion(4, EOS)]}
     [episode, _], _, _ = played(script, max_turns=max_turns, **asked)
     assert episode.completion.finish_reason == finish_reason and episode.completion.token_ids == token_ids
     assert episode.response == str(token_ids[-2])
+    assert episode.turns[-1] == {"role": "assistant", "content": str(token_ids[-2])}, "no word that it did not hear"
 
 
 def test_a_turn_that_was_cut_is_not_answered_and_yet_the_environment_was_begun() -> None:
@@ -261,7 +286,7 @@ def test_whoever_waits_hears_of_an_engine_that_breaks_in_a_later_turn() -> None:
         played({(1, 2): [completion(3, EOS)]})
 
 
-def test_and_of_words_that_cannot_be_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_that_cannot_be_tokens_end_the_conversation_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(WORDS, "higher")
-    with pytest.raises(KeyError, match="higher"):
-        played({(1, 2): [completion(3, EOS)]})
+    [episode, _], _, _ = played({(1, 2): [completion(3, EOS)]})
+    assert episode.failure == Mark(cause="malformed", detail="no tokens for 'higher'")

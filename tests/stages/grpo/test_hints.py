@@ -106,9 +106,9 @@ def hinted(*hints: tuple[int, ...]) -> list[Any]:
     return [replace(g, prompt=replace(g.prompt, hint_ids=h)) for g, h in zip(groups, hints, strict=True)]
 
 
-def learner_of(model: Any, **changes: Any) -> Learner:
+def learner_of(model: Any, coef: float = 1e-3, **changes: Any) -> Learner:
     policy = Policy(model=model, tokenizer=None, folder=Path(), eos_ids=(0,), weights_sha256="")
-    config = stage(hint={"num_steps": 10, **changes}, micro_batch_tokens=30, max_grad_norm=1e9)
+    config = stage(hint={"num_steps": 10, "coef": coef}, micro_batch_tokens=30, max_grad_norm=1e9, **changes)
     return Learner(policy, config, RunFacts(model="none"))
 
 
@@ -130,6 +130,16 @@ def test_the_likelihood_of_hints_is_learned_as_by_hand() -> None:
         torch.testing.assert_close(own.grad, by_hand.grad, atol=1e-6, rtol=1e-4)
 
 
+def test_hints_are_likely_at_temperature_one_whatever_answers_are_sampled_at() -> None:
+    batch = hint_batch(hinted((20, 21)))
+    assert batch is not None
+    nll = [
+        learner_of(tiny_model("qwen3", vocab_size=50), sampling={"temperature": t})._learn_hints(batch, 1.0)
+        for t in (1.0, 0.5)
+    ]
+    assert nll[0] == nll[1]
+
+
 def test_answers_are_learned_as_going_on_from_the_hint() -> None:
     groups = hinted((20, 21))
     batch = make_batch(groups, stage())
@@ -149,4 +159,8 @@ def test_an_update_with_hints_makes_them_likelier_and_tells_how_likely() -> None
 def test_hints_need_one_turn_and_their_column() -> None:
     with pytest.raises(ValidationError, match="hints are for answers of one turn"):
         stage(hint={"num_steps": 1}, environment={"import_path": "a:B"})
-    assert "solution" in stage(hint={"num_steps": 1, "column": "solution"}).columns()
+    config = stage(hint={"num_steps": 1, "column": "solution"})
+    assert "solution" in config.columns()
+    config.check_rows([{"prompt": [], "solution": "1\n2"}])
+    with pytest.raises(ValueError, match="row 2 has no worked solution in column 'solution': 42"):
+        config.check_rows([{"prompt": [], "solution": "1"}, {"prompt": [], "solution": 42}])
