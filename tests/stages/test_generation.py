@@ -1,8 +1,10 @@
 """What follows a turn of the policy, by chat templates of several kinds."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import trl
 
 from examples.arithmetic.base_model import CHAT_TEMPLATE, END, make_tokenizer
 from stages.base import StageError
@@ -36,6 +38,15 @@ def test_what_was_sampled_and_what_follows_are_the_whole_conversation(template: 
         f"<|im_start|>user\nWhat is 12 plus 30?{END}{break_}<|im_start|>assistant\n0+1=1\n\\boxed{{42}}{END}{break_}"
         f"<|im_start|>tool\n42{END}{break_}<|im_start|>user\napples 3{END}{break_}<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_8"])
+def test_qwen_s_own_templates_go_on_from_what_was_sampled(name: str) -> None:
+    tokenizer = make_tokenizer(TEXTS)
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    follows = tokenizer.decode(after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD))
+    told = "\n<|im_start|>user\n<tool_response>\n42\n</tool_response><|im_end|>\n<|im_start|>user\napples 3<|im_end|>\n"
+    assert follows.removesuffix("<think>\n") == f"{told}<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(
