@@ -32,7 +32,7 @@ BOOTSTRAP = (
     "from rewards.worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 """Finds modules where the parent finds them, and imports nothing of the parent's main module."""
-MARK_VARIABLE = "STROP_REWARD_WORKER"
+MARK_VARIABLE = "STROP_WORKER"
 """By its value, which only they inherit, the processes that a worker has started are found."""
 MAX_PRINTED_BYTES = 1 << 18
 """How much of what a worker prints is passed on."""

@@ -44,6 +44,8 @@ class Environment(Protocol):
                 self.secret, self.columns = int(columns["secret"]), {"found": False}
 
             def step(self, response):
+                if not response.isdigit():
+                    return [{"role": "user", "content": "a number, please"}]
                 if int(response) == self.secret:
                     self.columns = {"found": True}
                     return None
