@@ -6,33 +6,29 @@ Shapes: N sampled tokens of a micro-batch; see `stages.grpo.batch`.
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-import torch.distributed.checkpoint as dcp
 import transformers
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
 from stages.grpo.batch import Part, Tokens, TrainingBatch, advantages_of, unweighted_batch
-from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
+from stages.grpo.config import GRPOStage
 from stages.grpo.forward import AnswerForward, Scored, costs_of
-from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer
+from stages.grpo.losses import LOSSES, correction, kl
+from stages.grpo.metrics import folded, metrics_of
 from stages.grpo.packing import PackedRows
 from stages.grpo.ranks import Ranks, together
+from stages.grpo.state import LearnerState
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
 from stages.params import lora_config
@@ -42,8 +38,6 @@ STEP_ZERO_TOLERANCE = 1e-4
 """How far policy and reference, both computed alike, may differ on a probe token before the first step, in nats."""
 NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
 """Attributes by which modules of transformers' drop something without a module for it."""
-WEIGHTS = "weights"
-"""Folder of a checkpoint with weights and optimizer, in torch's distributed format."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -145,7 +139,7 @@ class Learner:
             loss, metrics = self._loss(part)
             self._backward(loss, part)
             found += [] if part.is_filler else [metrics]
-        totals = _folded(metrics for rank in self.ranks.gathered(found) for metrics in rank)
+        totals = folded(metrics for rank in self.ranks.gathered(found) for metrics in rank)
         if hints is not None and self._config.hint is not None:
             totals["train/hint_nll_nats"] = self._learn_hints(hints, self._config.hint.coef)
         _require_finite("loss", totals["train/loss"])
@@ -195,36 +189,21 @@ class Learner:
     @together
     def save(self, folder: Path) -> None:
         """Write everything that `load` needs to go on as if nothing had happened, with any number of ranks."""
-        self.ranks.settle(self._model)
-        model, optimizer = get_state_dict(self._model, self._optimizer.optimizer)
-        is_alone = self.ranks.num == 1
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder / WEIGHTS, no_dist=is_alone)
-        scaler = self._accelerator.scaler
-        own = {
-            "schedule": self._schedule.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            "rng": torch.get_rng_state(),
-            "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        }
-        torch.save(own, folder / f"rank_{self.ranks.index}.pt")
-        self.ranks.gathered(None)  # all have written
+        self._state().save(folder)
 
     @together
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        self.ranks.settle(self._model)
-        model, optimizer = get_state_dict(self._model, self._optimizer.optimizer)
-        is_alone = self.ranks.num == 1
-        dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=folder / WEIGHTS, no_dist=is_alone)
-        set_state_dict(self._model, self._optimizer.optimizer, model_state_dict=model, optim_state_dict=optimizer)
-        file = folder / f"rank_{self.ranks.index}.pt"
-        own = torch.load(file if file.is_file() else folder / "rank_0.pt", weights_only=True)
-        self._schedule.load_state_dict(own["schedule"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(own["scaler"])
-        torch.set_rng_state(own["rng"])
-        if own["rng_of_gpu"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own["rng_of_gpu"])
+        self._state().load(folder)
+
+    def _state(self) -> LearnerState:
+        return LearnerState(
+            model=self._model,
+            optimizer=self._optimizer.optimizer,
+            schedule=self._schedule,
+            scaler=self._accelerator.scaler,
+            ranks=self.ranks,
+        )
 
     def _parts(self, batch: TrainingBatch) -> Iterator[Part]:
         parts = batch.micro_batches(
@@ -275,7 +254,7 @@ class Learner:
         config, rows, tokens = self._config, part.rows, part.tokens
         scored = self._scored(self._model, rows)
         loss_N = self._policy_loss(scored.logprobs_N, tokens)
-        metrics = _metrics(scored.logprobs_N.detach(), tokens, config)
+        metrics = metrics_of(scored.logprobs_N.detach(), tokens, config)
         metrics["train/forwarded_tokens"] = float(rows.num_tokens)
         if config.kl.coef > 0 and config.kl.where == "loss":
             kl_N = kl(scored.logprobs_N, self._reference_logprobs(rows), config.kl)
@@ -319,38 +298,6 @@ def _less(group: RolloutGroup, penalties: Mapping[int, float]) -> RolloutGroup:
 
     greedy = None if group.greedy is None else less(group.greedy)
     return replace(group, rollouts=tuple(map(less, group.rollouts)), greedy=greedy)
-
-
-def _metrics(logprobs_N: Tensor, tokens: Tokens, config: GRPOStage) -> dict[str, float]:
-    mismatch_N = logprobs_N - tokens.engine_logprobs_N
-    share_N = tokens.weights_N
-    metrics = {
-        "policy/sampled_nll_nats": float(-(logprobs_N * share_N).sum()),
-        "policy/mismatch_mean_nats": float((mismatch_N.abs() * share_N).sum()),
-        "policy/mismatch_max_nats": float(mismatch_N.abs().max()),
-        "train/answer_tokens": float(len(logprobs_N)),
-    }
-    loss = config.loss
-    if isinstance(loss, ClippedRatio | SequenceRatio) and config.correction is None:
-        by_answer = isinstance(loss, SequenceRatio)
-        ratio_N = torch.exp(mean_by_answer(mismatch_N, tokens.answers_N) if by_answer else mismatch_N)
-        too_low_N = (ratio_N < 1 - loss.clip_low) & (tokens.advantages_N < 0)
-        too_high_N = (ratio_N > 1 + loss.clip_high) & (tokens.advantages_N > 0)
-        metrics["policy/clipped_fraction"] = float(((too_low_N | too_high_N) * share_N).sum())
-    if config.correction is not None:
-        weight_N = correction(logprobs_N, tokens.engine_logprobs_N, tokens.answers_N, config.correction)
-        metrics["policy/correction_mean"] = float((weight_N * share_N).sum())
-    return metrics
-
-
-def _folded(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Join the metrics of micro-batches: weighted means and counts add up, maxima do not."""
-    totals: dict[str, float] = {}
-    for metrics in parts:
-        for name, value in metrics.items():
-            total = totals.get(name, value if "_max" in name else 0.0)
-            totals[name] = max(total, value) if "_max" in name else total + value
-    return totals
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""A learner's state on disk, in torch's distributed format: what some ranks have written, any number takes up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from stages.grpo.ranks import Ranks
+
+WEIGHTS = "weights"
+"""Folder with weights and optimizer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerState:
+    """What training changes, and one rank's part of it. All ranks save and load at the same time."""
+
+    model: Any
+    optimizer: Any
+    schedule: Any
+    scaler: Any
+    """None where the precision needs none."""
+    ranks: Ranks
+
+    def save(self, folder: Path) -> None:
+        """Write all of it; returns when every rank has written."""
+        dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+        own = {
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else {},
+            "rng": torch.get_rng_state(),
+            "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
+        torch.save(own, _own_file(folder, self.ranks.index))
+        self.ranks.gathered(None)
+
+    def load(self, folder: Path) -> None:
+        """Take up what was saved; a rank that had no part in it goes on from the first one's random numbers."""
+        weights = self._weights()
+        dcp.load(weights, checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+        set_state_dict(
+            self.model, self.optimizer, model_state_dict=weights["model"], optim_state_dict=weights["optimizer"]
+        )
+        file = _own_file(folder, self.ranks.index)
+        own = torch.load(file if file.is_file() else _own_file(folder, 0), weights_only=True)
+        self.schedule.load_state_dict(own["schedule"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(own["scaler"])
+        torch.set_rng_state(own["rng"])
+        if own["rng_of_gpu"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["rng_of_gpu"])
+
+    def _weights(self) -> dict[str, Any]:
+        self.ranks.settle(self.model)
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": model, "optimizer": optimizer}
+
+
+def _own_file(folder: Path, index: int) -> Path:
+    return folder / f"rank_{index}.pt"
