@@ -20,7 +20,7 @@ from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import DataError, load_rows, reward_columns
 from stages.grpo.advantages import advantages
-from stages.grpo.config import GroupNormalized
+from stages.grpo.loss_config import GroupNormalized
 from stages.preflight import trial_attempts
 
 TRIED_ROWS, TRIED_GROUP = 8, 8

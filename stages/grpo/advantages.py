@@ -8,7 +8,7 @@ nothing.
 import statistics
 from collections.abc import Sequence
 
-from stages.grpo.config import AdvantageConfig
+from stages.grpo.loss_config import AdvantageConfig
 
 Values = Sequence[float | None]
 

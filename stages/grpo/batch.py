@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rollout.types import Completion, Rollout, RolloutGroup
 from stages.grpo.advantages import advantages
-from stages.grpo.config import Aggregate, GRPOStage
+from stages.grpo.config import GRPOStage
+from stages.grpo.loss_config import Aggregate
 from stages.grpo.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
 
 

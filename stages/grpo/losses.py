@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.grpo.config import (
+from stages.grpo.loss_config import (
     AdvantageRegression,
     ClippedRatio,
     ClippedWeight,

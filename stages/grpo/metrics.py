@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from stages.grpo.batch import Tokens
-from stages.grpo.config import ClippedRatio, GRPOStage, SequenceRatio
+from stages.grpo.config import GRPOStage
+from stages.grpo.loss_config import ClippedRatio, SequenceRatio
 from stages.grpo.losses import correction, mean_by_answer
 
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.grpo.advantages import advantages
-from stages.grpo.config import BatchNormalized, GreedyBaseline, GroupNormalized, LeaveOneOut, MeanOnly
+from stages.grpo.loss_config import BatchNormalized, GreedyBaseline, GroupNormalized, LeaveOneOut, MeanOnly
 from tests.stages.grpo.groups import stage
 
 CONFIG = GroupNormalized(epsilon=1e-4)

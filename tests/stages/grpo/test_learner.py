@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from stages.base import RunFacts, StageError
 from stages.grpo.advantages import advantages
 from stages.grpo.batch import batches_by_reward, make_batch
-from stages.grpo.config import ClippedRatio, ClippedWeight, GRPOStage, LossConfig, SequenceRatio, SoftGate
+from stages.grpo.config import GRPOStage
 from stages.grpo.learner import Learner
+from stages.grpo.loss_config import ClippedRatio, ClippedWeight, LossConfig, SequenceRatio, SoftGate
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy
 from tests.models import tiny_model, write_tiny_model

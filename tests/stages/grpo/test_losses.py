@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from stages.grpo.config import (
+from stages.grpo.loss_config import (
     ClippedRatio,
     CorrectionConfig,
     KLConfig,
