@@ -140,6 +140,17 @@ def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str
     return inputs
 
 
+def assert_equals_trl(architecture: str, config: GRPOStage, groups: list[Any], tmp_path: Path) -> None:
+    """Give both the same batch; compare loss and gradients."""
+    ours, our_gradients = our_loss_and_gradients(tiny_model(architecture, vocab_size=VOCAB), config, groups)
+    theirs, trl_gradients = trl_loss_and_gradients(
+        tiny_model(architecture, vocab_size=VOCAB), config, groups, tmp_path, None
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    for name, gradient in our_gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "loss",
@@ -155,13 +166,7 @@ def trl_inputs(groups: list[Any], config: GRPOStage, reference: Any) -> dict[str
 )
 def test_loss_and_gradients_equal_trl_s(architecture: str, loss: dict[str, Any], tmp_path: Path) -> None:
     config, groups = stage(loss=loss, micro_batch_tokens=40), random_groups()
-    ours, our_gradients = our_loss_and_gradients(tiny_model(architecture, vocab_size=VOCAB), config, groups)
-    theirs, trl_gradients = trl_loss_and_gradients(
-        tiny_model(architecture, vocab_size=VOCAB), config, groups, tmp_path, None
-    )
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    for name, gradient in our_gradients.items():
-        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+    assert_equals_trl(architecture, config, groups, tmp_path)
 
 
 def with_an_environment(groups: list[Any]) -> list[Any]:
@@ -185,24 +190,12 @@ def test_what_an_environment_said_is_seen_and_not_learned_as_in_trl(
     assert sum(len(rollout.completion.given) for found in groups for rollout in found.rollouts) > 4
     if not shares:
         monkeypatch.setattr("stages.grpo.forward._has_windows", lambda config: True)
-    ours, our_gradients = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), config, groups)
-    theirs, trl_gradients = trl_loss_and_gradients(
-        tiny_model("qwen3", vocab_size=VOCAB), config, groups, tmp_path, None
-    )
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    for name, gradient in our_gradients.items():
-        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+    assert_equals_trl("qwen3", config, groups, tmp_path)
 
 
 def test_an_entropy_bonus_equals_trl_s(tmp_path: Path) -> None:
     config, groups = stage(entropy_coef=0.2), random_groups()
-    ours, our_gradients = our_loss_and_gradients(tiny_model("qwen3", vocab_size=VOCAB), config, groups)
-    theirs, trl_gradients = trl_loss_and_gradients(
-        tiny_model("qwen3", vocab_size=VOCAB), config, groups, tmp_path, None
-    )
-    assert ours == pytest.approx(theirs, abs=1e-5)
-    for name, gradient in our_gradients.items():
-        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-5, rtol=1e-4)
+    assert_equals_trl("qwen3", config, groups, tmp_path)
 
 
 def test_loss_with_a_penalty_for_leaving_the_reference_equals_trl_s(tmp_path: Path) -> None:
