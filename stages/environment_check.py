@@ -15,9 +15,12 @@ Schemas = Sequence[Mapping[str, Any]]
 
 
 def try_environment(
-    stage: AnsweringStageConfig, rows: Sequence[Row], chat: ChatFormat
+    stage: AnsweringStageConfig, rows: Sequence[Row], chat: ChatFormat | None
 ) -> tuple[Schemas | None, list[str]]:
-    """Begin a conversation for some rows; return the schemas of tools, and what is wrong."""
+    """Begin a conversation for some rows; return the schemas of tools, and what is wrong.
+
+    Without ``chat``, the model's template is not tried.
+    """
     if stage.environment is None:
         return None, []
     try:
@@ -33,7 +36,7 @@ def try_environment(
         return None, [str(error)]
     failed = [(at, reply.failure.detail) for at, reply in enumerate(replies, start=1) if reply.failure is not None]
     problems = [f"{detail}, when it was to begin with row {at}" for at, detail in failed[:1]]
-    return tools, problems + list(_about_template(stage, tools, chat))
+    return tools, problems + (list(_about_template(stage, tools, chat)) if chat is not None else [])
 
 
 def _about_template(stage: AnsweringStageConfig, tools: Schemas | None, chat: ChatFormat) -> Iterator[str]:

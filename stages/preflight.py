@@ -246,11 +246,13 @@ def _check_rows(
     name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat | None
 ) -> Iterator[Problem]:
     stage.check_rows(rows)
-    if chat is None:
-        return
+    tools = None
     if isinstance(stage, AnsweringStageConfig):
         tools, problems = try_environment(stage, rows, chat)
         yield from (_of_stage(name, problem) for problem in problems)
+    if chat is None:
+        return
+    if isinstance(stage, AnsweringStageConfig):
         room = stage.room(role, facts.engine)
         prompts = [row["prompt"] for row in rows]
         for at, length in chat.longer_than(room, prompts, add_generation_prompt=True, tools=tools)[:1]:

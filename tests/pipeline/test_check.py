@@ -101,6 +101,12 @@ def test_an_environment_that_cannot_be_had_begun_or_understood(
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'" if says != "functions" else "grpo", says)
 
 
+def test_an_environment_is_tried_for_a_model_on_the_hub_too(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["model"] = "somebody/some-model"
+    recipe["stages"]["grpo"]["environment"] = {"import_path": f"{HERE}:Nothing"}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "has no attribute 'Nothing'")
+
+
 def test_tools_that_the_template_shows_take_room(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
     (tmp_path / "base").mkdir()
     for file in model.iterdir():
