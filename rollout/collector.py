@@ -194,8 +194,8 @@ def _attempt(prompt: Prompt, episode: Episode, step: int) -> Attempt:
     return Attempt(
         prompt=prompt.messages,
         completion=episode.turns,
-        completion_ids=tuple(completion.token_ids[at] for at in completion.sampled),
-        completion_logprobs=tuple(completion.logprobs[at] for at in completion.sampled),
+        completion_ids=completion.sampled_ids,
+        completion_logprobs=completion.sampled_logprobs,
         columns={**prompt.columns, **episode.columns},
         group_id=prompt.id,
         step=step,

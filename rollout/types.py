@@ -81,6 +81,16 @@ class Completion:
         """Places of the tokens that the policy sampled."""
         return places_outside(self.given, len(self.token_ids))
 
+    @property
+    def sampled_ids(self) -> tuple[int, ...]:
+        """The tokens that the policy sampled."""
+        return tuple(self.token_ids[place] for place in self.sampled)
+
+    @property
+    def sampled_logprobs(self) -> tuple[float, ...]:
+        """Their log-probabilities."""
+        return tuple(self.logprobs[place] for place in self.sampled)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:

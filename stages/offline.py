@@ -221,8 +221,8 @@ def _attempts(group: RolloutGroup) -> list[Attempt]:
         Attempt(
             prompt=group.prompt.messages,
             completion=rollout.messages,
-            completion_ids=tuple(rollout.completion.token_ids[at] for at in rollout.completion.sampled),
-            completion_logprobs=tuple(rollout.completion.logprobs[at] for at in rollout.completion.sampled),
+            completion_ids=rollout.completion.sampled_ids,
+            completion_logprobs=rollout.completion.sampled_logprobs,
             columns={**group.prompt.columns, **rollout.columns},
             group_id=group.prompt.id,
             failure=_break(rollout),

@@ -176,7 +176,7 @@ def _tensors(
     chosen: Sequence[tuple[int, RolloutGroup, Completion, float]], weights: Callable[[int], Tensor]
 ) -> TrainingBatch:
     lengths = torch.tensor([len(completion.sampled) for _, _, completion, _ in chosen], dtype=torch.long)
-    logprobs = [completion.logprobs[place] for _, _, completion, _ in chosen for place in completion.sampled]
+    logprobs = [value for _, _, completion, _ in chosen for value in completion.sampled_logprobs]
     return TrainingBatch(
         answers=tuple(
             Answer(group=place, prompt=group.prompt.context_ids, token_ids=completion.token_ids, given=completion.given)
