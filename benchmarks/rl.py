@@ -1,6 +1,7 @@
-"""GRPO beside TRL's GRPOTrainer, key by key: a table, and `benchmarks/results/rl.json`.
+"""GRPO beside TRL's GRPOTrainer, key by key: a table, and `benchmarks/results/rl.json`, or `rl-gpu.json`.
 
-    make bench-rl            # or: python -m benchmarks.rl [KEY ...]
+    make bench-rl            # or: python -m benchmarks.rl cpu [KEY ...]
+    make bench-rl-gpu        # the update alone, of a larger model on an NVIDIA GPU
 
 Each key runs in processes of its own. The learner's works are in `benchmarks.learner`, whole steps beside TRL's in
 `benchmarks.whole_step`, and beside our own in `benchmarks.steps`. TRL runs at the best of a few micro-batch sizes,
@@ -19,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULT = Path(__file__).parent / "results" / "rl.json"
+RESULTS = Path(__file__).parent / "results"
 AT_LEAST = {
     "learner_shared_prompt": "4.0 x",
     "learner_uniform": "1.1 x",
@@ -30,18 +31,19 @@ AT_LEAST = {
 }
 
 
-def learner(work: str) -> dict[str, Any]:
+def learner(setting: str, work: str) -> dict[str, Any]:
     """Time the update alone, each side at its best micro-batches."""
-    ours, theirs = _ask("benchmarks.learner", "sizes", work)
-    found: dict[str, Any] = _ask("benchmarks.learner", "measure", work, ours, theirs)
+    ours, theirs = _ask("benchmarks.learner", "sizes", setting, work)
+    found: dict[str, Any] = _ask("benchmarks.learner", "measure", setting, work, ours, theirs)
     return found
 
 
-def learner_memory() -> dict[str, Any]:
+def learner_memory(setting: str) -> dict[str, Any]:
     """Compare the most memory that an update takes, each side at its fastest micro-batches."""
-    sizes = dict(zip(("ours", "trl"), _ask("benchmarks.learner", "sizes", "shared_prompt"), strict=True))
+    sizes = dict(zip(("ours", "trl"), _ask("benchmarks.learner", "sizes", setting, "shared_prompt"), strict=True))
     mib = {
-        side: _ask("benchmarks.learner", "memory", "shared_prompt", side, size)["mib"] for side, size in sizes.items()
+        side: _ask("benchmarks.learner", "memory", setting, "shared_prompt", side, size)["mib"]
+        for side, size in sizes.items()
     }
     return {
         "ratio": mib["ours"] / mib["trl"],
@@ -54,7 +56,7 @@ def learner_memory() -> dict[str, Any]:
 
 def step_heavy_tail() -> dict[str, Any]:
     """Time whole steps with generation, TRL's at the micro-batches by which its update is the fastest."""
-    _, theirs = _ask("benchmarks.learner", "sizes", "shared_prompt")
+    _, theirs = _ask("benchmarks.learner", "sizes", "cpu", "shared_prompt")
     found: dict[str, Any] = _ask("benchmarks.whole_step", "compare", theirs)
     return found
 
@@ -65,13 +67,27 @@ def asynchronous() -> dict[str, Any]:
     return found
 
 
-WORKS: dict[str, Callable[[], dict[str, Any]]] = {
-    "learner_shared_prompt": lambda: learner("shared_prompt"),
-    "learner_uniform": lambda: learner("uniform"),
-    "step_heavy_tail": step_heavy_tail,
-    "learner_memory": learner_memory,
-    "async_over_sync": asynchronous,
-}
+Works = dict[str, Callable[[], dict[str, Any]]]
+
+
+def works(setting: str) -> Works:
+    """Return what is measured, by key."""
+    learners: Works = {
+        "learner_shared_prompt": lambda: learner(setting, "shared_prompt"),
+        "learner_uniform": lambda: learner(setting, "uniform"),
+        "learner_memory": lambda: learner_memory(setting),
+    }
+    if setting == "gpu":
+        return learners
+    return {**learners, "step_heavy_tail": step_heavy_tail, "async_over_sync": asynchronous}
+
+
+def hardware(setting: str) -> str:
+    """Return what it is measured on."""
+    if setting == "gpu":
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[0]
+    return f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
 
 
 def _ask(module: str, *arguments: object) -> Any:
@@ -81,15 +97,17 @@ def _ask(module: str, *arguments: object) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(*keys: str) -> None:
+def main(setting: str, *keys: str) -> None:
     """Measure, print, keep; keys that are not asked for keep their last figures."""
-    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    for key in keys or WORKS:
-        measured = WORKS[key]()
+    result = RESULTS / ("rl.json" if setting == "cpu" else f"rl-{setting}.json")
+    found = json.loads(result.read_text()) if result.is_file() else {}
+    measures = works(setting)
+    for key in keys or measures:
+        measured = measures[key]()
         found |= {"sync_share": measured.pop("sync_share")} if "sync_share" in measured else {}
         found[key] = measured
-        found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-        RESULT.write_text(json.dumps(found, indent=2) + "\n")
+        found["hardware"] = hardware(setting)
+        result.write_text(json.dumps(found, indent=2) + "\n")
     table = Table(title=f"GRPO, {found['hardware']}; medians", title_justify="left")
     for heading in ("", "ours", "the other", "", "ratio", "wanted"):
         table.add_column(heading)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.learner import GROUP, GROUPS, VOCAB, make_model
+from benchmarks.learner import CPU, GROUP, GROUPS, VOCAB
 from examples.arithmetic.base_model import make_tokenizer
 
 PROMPT_TOKENS, MOST_TOKENS, MEAN_TOKENS = 256, 256, 60
@@ -42,7 +42,7 @@ def write_model(folder: Path) -> None:
     head looks for the end of the turn alone.
     """
     tokenizer = make_tokenizer(["0 1 2 3 4 5 6 7 8 9"])
-    model = make_model(tie_word_embeddings=False)
+    model = CPU.make_model(tie_word_embeddings=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 1.0
         model.lm_head.weight[:, 0] = 0.0

@@ -36,6 +36,9 @@ class VLLMEngineConfig(EngineConfigBase):
     """Sequences that one worker decodes at a time."""
     memory_fraction: float = Field(default=0.4, gt=0, lt=1)
     """Share of a GPU's memory for weights and cache; the learner needs the rest when they share a card."""
+    sleep: bool = False
+    """Whether a worker gives its GPU's memory up while the learner works, for a card that both share: nothing may be
+    sampled meanwhile, so `max_staleness` must be 0. Without a GPU there is nothing to give up."""
     cpu_cache_gib: int = Field(default=1, ge=1)
     """Key-value cache of a worker without a GPU, in GiB."""
     cpu_threads: int = Field(default=1, ge=1)
@@ -193,6 +196,8 @@ class WeightSyncConfig(_Config):
     """
     timeout_s: float = Field(default=120.0, gt=0)
     """How long one sync may take."""
+    transport: Literal["auto", "shared_memory", "cuda_ipc", "broadcast"] = "auto"
+    """How weights travel: as files; opened where they are, by an engine on the learner's GPU; or sent, by NCCL between
+    GPUs and gloo between CPUs. By default what fits where the engines are."""
     folder: str | None = Field(default=None, min_length=1)
-    """Where weights lie on their way, for the time of a sync; by default shared memory, of which a container may
-    have little."""
+    """Where `shared_memory` puts its files; by default shared memory, of which a container may have little."""

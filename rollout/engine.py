@@ -8,11 +8,27 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rollout.types import Completion, GenerationRequest
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Reach = Literal["same_machine", "same_gpu", "apart"]
+"""How far engines are from the learner's weights: apart are those on other machines, and on GPUs of their own."""
+Ticket = dict[str, Any]
+"""Plain data by which one engine fetches one version of the weights; `rollout.transports` makes and takes them."""
+
+
+class Shipment(Protocol):
+    """One version of the weights, ready to be fetched by any engine, at any time until it is withdrawn."""
+
+    def ticket(self, engine: str, num_workers: int) -> Ticket:
+        """Return what an engine of so many workers needs to fetch the weights; ``engine`` is new for each process."""
+        ...
+
+    def withdraw(self) -> None:
+        """Let go of the weights; who is fetching them may finish."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +64,8 @@ class Engine(Protocol):
         """Return for each sequence of T tokens the T - 1 log-probabilities of tokens 1..T-1, in nats."""
         ...
 
-    async def load_weights(self, files: Sequence[Path], version: int) -> None:
-        """Take the weights in the safetensors files, under transformers' parameter names, as ``version``."""
+    async def load_weights(self, ticket: Ticket, version: int) -> None:
+        """Fetch weights, under transformers' parameter names, and take them as ``version``; wakes who sleeps."""
         ...
 
     def close(self) -> None:
@@ -76,11 +92,18 @@ class Pool(Protocol):
         """
         ...
 
-    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
+    reach: Reach
+    """How far the engines are."""
+
+    def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         """Give every engine these weights, also while requests are in flight; returns when all hold ``version``.
 
-        The files must stay where they are until the next load: an engine that is replaced takes them from there.
+        The shipment must stay ready until the next load: an engine that is replaced fetches it too.
         """
+        ...
+
+    def sleep(self) -> None:
+        """Free the engines' GPUs until the next load, where they are configured to; nothing is in flight."""
         ...
 
     def take_metrics(self) -> dict[str, float]:

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from rollout.config import EngineConfig, TransformersEngineConfig
-from rollout.engine import Engine, EngineModel, Pool
+from rollout.engine import Engine, EngineModel, Pool, Reach, Shipment
 from rollout.types import Completion, GenerationRequest
 
 
@@ -32,6 +31,8 @@ class LocalPool:
     is: what is sampled depends on what was asked alone.
     """
 
+    reach: Reach = "same_machine"
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -45,9 +46,13 @@ class LocalPool:
         """Score after what was asked before; a deadline would have nobody to wait for."""
         return [self._worker.submit(lambda: asyncio.run(self._engine.logprobs(sequences))).result()]
 
-    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
+    def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         """Load after what was asked before."""
-        self._worker.submit(lambda: asyncio.run(self._engine.load_weights(files, version))).result()
+        ticket = shipment.ticket("0", 1)
+        self._worker.submit(lambda: asyncio.run(self._engine.load_weights(ticket, version))).result()
+
+    def sleep(self) -> None:
+        """The engine has nothing to free but its weights."""
 
     def take_metrics(self) -> dict[str, float]:
         """Nothing breaks here but the process itself."""

@@ -6,15 +6,14 @@ and slow.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rollout.config import TransformersEngineConfig
-from rollout.engine import EngineModel, require_fit
+from rollout.engine import EngineModel, Ticket, require_fit
+from rollout.transports.registry import fetch
 from rollout.types import Completion, GenerationRequest, RolloutError
 
 _Step = tuple[torch.Tensor, torch.Tensor]
@@ -49,11 +48,10 @@ class TransformersEngine:
         """Score each sequence in a forward of its own."""
         return [self._score(sequence) for sequence in sequences]
 
-    async def load_weights(self, files: Sequence[Path], version: int) -> None:
+    async def load_weights(self, ticket: Ticket, version: int) -> None:
         """Copy the weights in. Raises RolloutError where names or shapes are not the model's."""
-        state = {name: tensor for file in files for name, tensor in load_file(file).items()}
         try:
-            self._model.load_state_dict(state)
+            self._model.load_state_dict(dict(fetch(ticket, device=self._device)))
         except RuntimeError as error:
             raise RolloutError(
                 f"the weights of version {version} do not fit the engine's model; send policy_weights(model) "

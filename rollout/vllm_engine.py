@@ -6,12 +6,11 @@ vLLM is imported when an engine is made and not before: it reads its environment
 import asyncio
 import os
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from rollout.config import VLLMEngineConfig
-from rollout.engine import EngineModel
+from rollout.engine import EngineModel, Ticket
 from rollout.orphans import own_descendants
 from rollout.types import Completion, FinishReason, GenerationRequest, RolloutError
 
@@ -33,6 +32,7 @@ class VLLMEngine:
     def __init__(self, model: EngineModel, config: VLLMEngineConfig) -> None:
         self.version = -1
         self._cache_salt = ""
+        self._is_asleep = False
         self._updating = asyncio.Lock()
         _set_environment(config)
         own_descendants()
@@ -74,10 +74,19 @@ class VLLMEngine:
             for sequence, output in zip(sequences, outputs, strict=True)
         ]
 
-    async def load_weights(self, files: Sequence[Path], version: int) -> None:
-        """Load the files in every worker, between two steps of what is in flight."""
+    async def load_weights(self, ticket: Ticket, version: int) -> None:
+        """Have every worker fetch them, between two steps of what is in flight."""
         async with self._updating:
-            await self._while_alive(self._update([str(file) for file in files], version))
+            await self._while_alive(self._update(ticket, version))
+
+    async def sleep(self) -> None:
+        """Free the GPU: weights and cache are given up, and allocated anew for the next weights."""
+        from vllm.platforms import current_platform
+
+        if self._is_asleep or current_platform.is_cpu():
+            return
+        self._is_asleep = True
+        await self._while_alive(self._llm.sleep(level=2, mode="keep"))
 
     def close(self) -> None:
         """Stop vLLM's processes."""
@@ -114,15 +123,20 @@ class VLLMEngine:
                 await self._llm.abort(own, internal=True)
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _update(self, files: list[str], version: int) -> None:
+    async def _update(self, ticket: Ticket, version: int) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         self._cache_salt = str(version)  # what comes from now on is first computed when they have landed
         try:
+            if self._is_asleep:
+                await self._llm.wake_up(["weights"])
             await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"files": files}))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"ticket": ticket}))
             await self._llm.finish_weight_update(str(version))
+            if self._is_asleep:
+                await self._llm.wake_up(["kv_cache"])
+                self._is_asleep = False
             self.version = version
         finally:
             await self._llm.resume_generation()
@@ -178,13 +192,13 @@ def _engine_arguments(model: EngineModel, config: VLLMEngineConfig) -> dict[str,
         # Weights come by the first sync. On a CPU a tied head would silently keep its old packed ones.
         "load_format": "dummy",
         "hf_overrides": {"tie_word_embeddings": False},
-        "weight_transfer_config": WeightTransferConfig(backend="shared_memory"),
+        "weight_transfer_config": WeightTransferConfig(backend="strop"),
         "worker_extension_cls": "rollout.vllm_transport.WorkerExtension",
     }
     clashes = sorted(ours.keys() & config.extra.keys())
     if clashes:
         raise ValueError(f"'extra' sets {clashes[0]!r}, which Strop sets itself; take it out of 'extra'")
-    device: dict[str, Any] = _cpu_arguments(config) if on_cpu else {"gpu_memory_utilization": config.memory_fraction}
+    device: dict[str, Any] = _cpu_arguments(config) if on_cpu else _gpu_arguments(config)
     if config.tensor_parallel > 1:  # inside a placement group vLLM would ask Ray for the same GPUs once more
         device["distributed_executor_backend"] = "mp"
     return {**device, "disable_log_stats": True, **config.extra, **ours}
@@ -201,6 +215,10 @@ def _cpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(8192, config.max_model_tokens),
     }
+
+
+def _gpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
+    return {"gpu_memory_utilization": config.memory_fraction, "enable_sleep_mode": config.sleep}
 
 
 def _completion(sample: Any) -> Completion:

@@ -4,10 +4,7 @@ After each sync the engines score a few probe sequences, and the log-probabiliti
 Weights that arrive wrong make nothing fail: the run would only learn less.
 """
 
-import fcntl
 import math
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from rollout.config import WeightSyncConfig
-from rollout.engine import Pool, Precision
+from rollout.engine import Pool, Precision, Shipment
+from rollout.transports.registry import open_transport
 from rollout.types import RolloutError
 
 MAX_DRIFT: dict[Precision, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Nats by which an engine that holds the learner's weights may still differ on a token, by its kernels' rounding."""
-_SHARED_MEMORY = Path("/dev/shm")
-_PREFIX = "strop-weights-"
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -57,21 +52,26 @@ class SyncReport:
 
 
 class WeightSync:
-    """Publishes weights through a safetensors file in a folder that this process and the engines share.
+    """Publishes copies of the weights by the transport of the recipe.
 
-    The folder is shared memory unless another is given; engines on other machines need one on a shared disk. The files
-    of the last two versions stay there for engines that are being replaced. What a killed run has left there is removed
-    when the next one starts. The last weights are kept in this process's memory too, to count what changed.
+    A copy is kept until the next sync: engines that are being replaced fetch it, and the next is compared with it. In
+    ``meeting_folder`` processes on other machines find each other; by default one of this machine.
     """
 
-    def __init__(self, pool: Pool, config: WeightSyncConfig, *, precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: WeightSyncConfig,
+        *,
+        precision: Precision = "float32",
+        meeting_folder: Path | None = None,
+    ) -> None:
         self._pool = pool
         self._config = config
         self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
-        self._folder = _LockedFolder(Path(config.folder) if config.folder else _default_folder())
+        self._transport = open_transport(config, pool.reach, meeting_folder or Path(tempfile.gettempdir()))
         self._last: dict[str, torch.Tensor] = {}
-        self._count = 0
-        self._files: list[Path] = []
+        self._shipments: list[Shipment] = []
 
     def publish(
         self,
@@ -88,15 +88,11 @@ class WeightSync:
         """
         _check_probes(probes, probe_logprobs)
         start = time.monotonic()
-        tensors = _own_copies(weights)
-        self._folder.require_space(sum(tensor.nbytes for tensor in tensors.values()))
-        self._count += 1
-        path = self._folder.path / f"{self._count}-version-{version}.safetensors"
-        save_file(tensors, path)
-        self._pool.load_weights([path], version, timeout_s=self._config.timeout_s)
-        for older in self._files[:-1]:
-            older.unlink()
-        self._files = [*self._files[-1:], path]
+        tensors = _own_copies(weights, on_cpu=self._transport.on_cpu)
+        self._shipments.append(self._transport.ship(tensors, version))
+        self._pool.load_weights(self._shipments[-1], version, timeout_s=self._config.timeout_s)
+        while len(self._shipments) > self._transport.keeps:
+            self._shipments.pop(0).withdraw()
         changed_bytes = sum(_changed_bytes(self._last.get(name), new) for name, new in tensors.items())
         self._last = tensors
         drifts = self._drifts(version, probes, probe_logprobs)
@@ -110,8 +106,10 @@ class WeightSync:
         )
 
     def close(self) -> None:
-        """Remove the folder; the pool stays open."""
-        self._folder.remove()
+        """Let go of the weights; the pool stays open."""
+        while self._shipments:
+            self._shipments.pop().withdraw()
+        self._transport.close()
         self._last = {}
 
     def _drifts(
@@ -152,52 +150,11 @@ def policy_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor.detach()
 
 
-class _LockedFolder:
-    """A folder of this process alone. The lock on it falls when the process dies, however it dies."""
-
-    def __init__(self, parent: Path) -> None:
-        for left in parent.glob(f"{_PREFIX}*"):
-            _remove_if_unlocked(left)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._descriptor = os.open(self.path, os.O_RDONLY)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def require_space(self, num_bytes: int) -> None:
-        free = shutil.disk_usage(self.path).free
-        if free < num_bytes:
-            raise RolloutError(
-                f"{self.path.parent} has {free / 1e9:.2f} GB free and the weights are {num_bytes / 1e9:.2f} GB; name a "
-                "roomier folder in sync.folder (a container gets more shared memory by --shm-size)"
-            )
-
-    def remove(self) -> None:
-        if self.path.exists():
-            shutil.rmtree(self.path)
-            os.close(self._descriptor)
-
-
-def _remove_if_unlocked(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (PermissionError, FileNotFoundError):
-        return  # another user's, or removed by a run that starts beside this one
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return  # its run is alive
-    finally:
-        os.close(descriptor)
-
-
-def _default_folder() -> Path:
-    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-
-
-def _own_copies(weights: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return copies on the CPU that share no memory; safetensors refuses tensors that do."""
+def _own_copies(weights: Iterable[tuple[str, torch.Tensor]], *, on_cpu: bool) -> dict[str, torch.Tensor]:
+    """Return copies that share no memory; safetensors refuses tensors that do."""
     copies = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in weights
+        name: tensor.detach().to("cpu" if on_cpu else tensor.device, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in weights
     }
     if not copies:
         raise ValueError("there are no weights to publish; pass policy_weights(model), once for each publish")

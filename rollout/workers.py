@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from rollout.config import VLLMEngineConfig
-from rollout.engine import EngineModel, require_fit
+from rollout.engine import EngineModel, Reach, Shipment, require_fit
 from rollout.engine_logs import last_error, log_file, print_to, see
 from rollout.types import Completion, GenerationRequest, RolloutError
 from rollout.vllm_engine import EngineDeadError, VLLMEngine
@@ -72,6 +72,8 @@ class _Member:
     jobs: set[_Job] = field(default_factory=set)
     loaded: int | None = None
     """Version that a replacement was given."""
+    incarnation: int = 0
+    """How many came before it in its place."""
     restarts: int = 0
     """Since it last answered."""
     heard: float = field(default_factory=time.monotonic)
@@ -98,13 +100,15 @@ class RayPool:
         self._config = config
         self._model = model
         self._place = _Place.here(config)  # Ray tells only the thread of the stage
+        self.reach = self._place.reach
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting: deque[_Job] = deque()
         self._numbers = itertools.count()
         self._failure: RolloutError | None = None
         self._num_restarts = 0
         self._weights_lock = threading.Lock()
-        self._weights: tuple[Sequence[Path], int] | None = None
+        self._weights: tuple[Shipment, int] | None = None
+        self._is_asleep = False
         self._members: list[_Member] = []
         self._last_ready = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -140,17 +144,28 @@ class RayPool:
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
         """Ask all engines that live, at the same time."""
         while True:
-            answers = self._ask_all(self._living(timeout_s), "for log-probabilities", timeout_s, "logprobs", sequences)
+            engines = self._living(timeout_s)
+            answers = self._ask_all(engines, "for log-probabilities", timeout_s, "logprobs", lambda _: (sequences,))
             if answers:
                 return [answers[at] for at in sorted(answers)]
 
-    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
-        """Load in all engines that live, at the same time; the files must stay until others take their place."""
+    def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
+        """Load in all engines that live, at the same time; a sleeping one wakes."""
         with self._weights_lock:
-            self._weights = (files, version)
+            self._weights, self._is_asleep = (shipment, version), False
             ready = self._ready()
-        self._ask_all(ready, f"to load version {version}", timeout_s, "load_weights", files, version)
+        purpose = f"to load version {version}"
+        self._ask_all(ready, purpose, timeout_s, "load_weights", lambda member: (self._ticket(member), version))
         self._living(timeout_s)
+
+    def sleep(self) -> None:
+        """Put all engines that live to sleep. One that is being replaced is given no weights until the next load."""
+        if not self._config.sleep:
+            return
+        with self._weights_lock:
+            self._is_asleep = True
+            ready = self._ready()
+        self._ask_all(ready, "to sleep", self._config.request_timeout_s, "sleep")
 
     def take_metrics(self) -> dict[str, float]:
         """Return how many engines were replaced since the last call."""
@@ -235,6 +250,7 @@ class RayPool:
         ray.kill(member.actor)
         if member.restarts < self._config.max_restarts:
             member.restarts += 1
+            member.incarnation += 1
             self._num_restarts += 1
             try:
                 member.actor = self._spawn(member.at)
@@ -255,12 +271,13 @@ class RayPool:
     def _equip(self, member: _Member) -> None:
         """Give a replacement the current weights, and call it ready once it holds them."""
         with self._weights_lock:  # whoever brings the next ones finds it ready, or it finds them here
-            if self._weights is None or member.loaded == self._weights[1]:
+            if self._weights is None or self._is_asleep or member.loaded == self._weights[1]:
                 member.state, member.heard = "ready", time.monotonic()
                 logger.info("engine %d is replaced", member.at)
                 return
-            files, member.loaded = self._weights
-        reference = member.actor.load_weights.remote(files, member.loaded)
+            member.loaded = self._weights[1]
+            ticket = self._ticket(member)
+        reference = member.actor.load_weights.remote(ticket, member.loaded)
         self._when_done(member, reference, partial(self._equipped, member))
 
     def _equipped(self, member: _Member, found: "Future[None]") -> None:
@@ -269,6 +286,11 @@ class RayPool:
             self._lose(member, _cause(found.exception(), member.log))
             return
         self._equip(member)
+
+    def _ticket(self, member: _Member) -> Any:
+        """Return that by which an engine fetches the current weights."""
+        assert self._weights is not None
+        return self._weights[0].ticket(f"{member.at}-{member.incarnation}", self._config.tensor_parallel)
 
     def _look_after(self) -> None:
         """Replace engines that are silent or late; give up where there is none for too long."""
@@ -325,7 +347,12 @@ class RayPool:
             time.sleep(0.1)
 
     def _ask_all(
-        self, engines: "Sequence[tuple[_Member, Any]]", purpose: str, timeout_s: float, method: str, *arguments: Any
+        self,
+        engines: "Sequence[tuple[_Member, Any]]",
+        purpose: str,
+        timeout_s: float,
+        method: str,
+        arguments: Callable[[_Member], tuple[Any, ...]] = lambda _: (),
     ) -> dict[int, Any]:
         """Return the answers of the engines by their number; those that die meanwhile are left out, and replaced.
 
@@ -333,7 +360,7 @@ class RayPool:
         """
         import ray
 
-        asked = {getattr(actor, method).remote(*arguments): (member, actor) for member, actor in engines}
+        asked = {getattr(actor, method).remote(*arguments(member)): (member, actor) for member, actor in engines}
         answers: dict[int, Any] = {}
         deadline = _Deadline(timeout_s)
         while asked:
@@ -387,6 +414,14 @@ class _Place:
 
         group = ray.util.get_current_placement_group()
         return cls(group=group, gpus=config.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0)
+
+    @property
+    def reach(self) -> Reach:
+        """How far the engines are from the stage's process."""
+        gpus = self.gpus if self.group is None else max(bundle.get("GPU", 0) for bundle in self.group.bundle_specs[1:])
+        if not gpus:
+            return "same_machine"
+        return "same_gpu" if gpus < 1 else "apart"
 
     def options(self, at: int) -> dict[str, Any]:
         """Return Ray's options for engine ``at``; bundle 0 is the learner's."""

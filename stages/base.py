@@ -69,6 +69,11 @@ class StageConfig(Config):
         """Data sets from outside the run that this stage reads, by role."""
         return {}
 
+    @property
+    def samples_while_learning(self) -> bool:
+        """Whether engines work while the learner does."""
+        return False
+
     def learner_processes(self) -> int:
         """How many processes hold the learner together."""
         return 1

@@ -101,7 +101,9 @@ def open_rollouts(
         if environment is not None and config.environment is not None:
             conversation = Turns(pool, environment, decode, continued, max_turns=config.environment.max_turns)
         try:
-            with closing(WeightSync(pool, config.sync, precision=facts.precision)) as weight_sync:
+            with closing(
+                WeightSync(pool, config.sync, precision=facts.precision, meeting_folder=context.metrics.folder)
+            ) as weight_sync:
                 yield Rollouts(
                     pool=pool,
                     scorer=scorer,

@@ -15,7 +15,7 @@ from rewards.gold import GoldCheck
 from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
-from rollout.config import EnvironmentConfig
+from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
 from stages.base import RunFacts, StageConfig, StageError
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
@@ -64,6 +64,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
         try:
             if isinstance(stage, AnsweringStageConfig):
                 stage.check_rewards()
+                yield from _check_sleep(name, stage, facts.engine)
                 yield from _about_models(name, stage)
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
@@ -210,6 +211,14 @@ def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> 
     if is_local or not HUB_ID.fullmatch(path):
         return f"stage {name!r}: {path!r} is no data set; a file of rows is JSONL and ends in .jsonl"
     return f"note: stage {name!r}: {path} is taken for a data set on the Hub; its rows are checked when the stage loads"
+
+
+def _check_sleep(name: str, stage: StageConfig, engine: EngineConfig) -> Iterator[Problem]:
+    if isinstance(engine, VLLMEngineConfig) and engine.sleep and stage.samples_while_learning:
+        yield (
+            f"stage {name!r}: engine.sleep gives the GPU to the learner while it works, but with max_staleness above 0 "
+            "the engine works then too; set max_staleness: 0, or leave out engine.sleep"
+        )
 
 
 def _about_models(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:

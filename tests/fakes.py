@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
 
 from rewards.types import Attempt, Score
+from rollout.engine import Reach, Shipment, Ticket
+from rollout.transports.registry import fetch
 from rollout.types import Completion, GenerationRequest
 
 TokenIds = tuple[int, ...]
@@ -34,13 +35,15 @@ class FakePool:
         script: Mapping[TokenIds, Sequence[Completion]] | None = None,
         engine_logprobs: Sequence[Sequence[Sequence[float]]] = (),
         events: list[str] | None = None,
+        reach: Reach = "same_machine",
     ) -> None:
+        self.reach = reach
         self.script = dict(script or {})
         self.engine_logprobs = engine_logprobs
         self.events = events if events is not None else []
         self.requests: list[GenerationRequest] = []
         self.weights: dict[str, object] = {}
-        self.files: list[Path] = []
+        self.tickets: list[Ticket] = []
         self.load_error: Exception | None = None
         self.holds = False
         self.held: list[tuple[Future[tuple[Completion, ...]], tuple[Completion, ...]]] = []
@@ -69,12 +72,16 @@ class FakePool:
         self.events.append("logprobs")
         return [[list(row) for row in engine] for engine in self.engine_logprobs]
 
-    def load_weights(self, files: Sequence[Path], version: int, *, timeout_s: float = 600.0) -> None:
+    def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         self.events.append(f"loaded {version}")
-        self.files.extend(files)
+        ticket = shipment.ticket("0-0", 1)
+        self.tickets.append(ticket)
         if self.load_error is not None:
             raise self.load_error
-        self.weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        self.weights = dict(fetch(ticket, device=torch.device("cpu")))
+
+    def sleep(self) -> None:
+        self.events.append("slept")
 
     def close(self) -> None:
         self.events.append("closed")

@@ -170,6 +170,11 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
             if not steps_of_solution(solution, hint.separator):
                 raise ValueError(f"hint: row {at} has no worked solution in column {hint.column!r}: {solution!r:.80}")
 
+    @property
+    def samples_while_learning(self) -> bool:
+        """From one step of staleness on."""
+        return self.max_staleness > 0
+
     def learner_processes(self) -> int:
         """As the config says."""
         return self.num_learners

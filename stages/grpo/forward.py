@@ -3,18 +3,20 @@
 Shapes: R rows, T tokens, N sampled tokens, H width, V vocabulary; see `stages.grpo.packing`.
 
 Two things are saved where the model allows it, which is tried on a made-up group before it is relied on. The prompt of
-a group is computed once (`shares`), and the output head sees the N predicting states alone, some at a time, so that
-the logits of a whole batch are never in memory (`trims`).
+a group is computed once (`shares`), by a mask of what sees what or, on a GPU, by FlexAttention, which leaves out what
+is masked (`by_blocks`; Dong et al. 2024, arXiv 2412.05496). The output head sees the N predicting states alone, some at
+a time, so that the logits of a whole batch are never in memory (`trims`).
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from rollout.engine import Precision
@@ -24,6 +26,7 @@ from stages.grpo.packing import Answer, Costs, PackedRows, pack
 
 logger = logging.getLogger(__name__)
 
+Attention = Literal["sdpa", "flex_attention"]
 TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}
 """How far the trial's log-probabilities may lie from those of a plain forward pass, in nats."""
 TRIAL = [
@@ -46,12 +49,22 @@ class AnswerForward:
     """Computes log-probabilities of answers under models of one architecture."""
 
     def __init__(
-        self, model: Any, *, temperature: float = 1.0, precision: Precision = "float32", with_entropy: bool = False
+        self,
+        model: Any,
+        *,
+        temperature: float = 1.0,
+        precision: Precision = "float32",
+        with_entropy: bool = False,
+        attention: Attention | None = None,
     ) -> None:
-        """Find out by a trial what the architecture allows; ``temperature`` divides the logits, as in sampling."""
+        """Find out by a trial what the architecture allows; ``temperature`` divides the logits, as in sampling.
+
+        ``attention`` computes rows with a mask: by default FlexAttention on a GPU, where the architecture has it.
+        """
         self._temperature = temperature
         self._with_entropy = with_entropy
-        self.shares = self.trims = False
+        self._plain_attention = model.config._attn_implementation
+        self.shares = self.trims = self.by_blocks = False
         tolerance = TOLERANCE[precision]
         alone = [[at] for at in range(len(TRIAL))]
         plain_N = self._trial(model, alone)
@@ -62,8 +75,13 @@ class AnswerForward:
             )
         self.trims = True
         self.trims = _agree(plain_N, lambda: self._trial(model, alone), tolerance)
-        self.shares = not _has_windows(model.config)
-        self.shares = self.shares and _agree(plain_N, lambda: self._trial(model, [list(range(len(TRIAL)))]), tolerance)
+        if not _has_windows(model.config):
+            together = [list(range(len(TRIAL)))]
+            wanted = attention or ("flex_attention" if plain_N.is_cuda else "sdpa")
+            for self.by_blocks in [True, False] if wanted == "flex_attention" else [False]:
+                self.shares = _agree(plain_N, lambda: self._trial(model, together), tolerance)
+                if self.shares:
+                    break
         if not (self.shares and self.trims):
             kind = type(model).__name__
             logger.warning("%s: prompts are shared: %s; the head is trimmed: %s", kind, self.shares, self.trims)
@@ -72,9 +90,10 @@ class AnswerForward:
         """Score the sampled tokens, with gradients where they are enabled; at the sampling temperature unless said."""
         at = self._temperature if temperature is None else temperature
         given: dict[str, Any] = {"input_ids": rows.tokens_RT, "position_ids": rows.positions_RT, "use_cache": False}
-        mask = rows.mask()
+        mask = rows.block_mask() if self.by_blocks else rows.mask()
         if mask is not None:
             given["attention_mask"] = mask
+        self._attend(model, "flex_attention" if isinstance(mask, BlockMask) else self._plain_attention)
         if not self.trims:
             logits_NV = model(**given).logits.flatten(0, 1)[rows.predictors_N]
             return self._unpacked(self._read(lambda logits_CV: logits_CV, logits_NV, rows.targets_N, at))
@@ -90,6 +109,11 @@ class AnswerForward:
 
         with _acting_as(head, read):
             return self._unpacked(model(**given).logits)
+
+    def _attend(self, model: Any, implementation: str) -> None:
+        """Choose who computes attention, until the next call: layers that are recomputed in the backward pass ask."""
+        if model.config._attn_implementation != implementation:
+            model.set_attn_implementation(implementation)
 
     def _unpacked(self, told_NX: Tensor) -> Scored:
         return Scored(logprobs_N=told_NX[:, 0], entropies_N=told_NX[:, 1] if self._with_entropy else None)

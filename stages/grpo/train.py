@@ -67,6 +67,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
             while step < config.num_steps:
                 clock = Clock()
                 collected = collect(config, context, stream, step, learner.with_kl_in_reward)
+                rollouts.pool.sleep()
                 clock.lap("generate_and_score")
                 if combination.wants_gradients(step + 1):
                     products = learner.gradient_products(batches_by_reward(collected.groups, config))

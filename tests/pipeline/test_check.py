@@ -244,6 +244,13 @@ def test_a_context_longer_than_the_model_s_own(tmp_path: Path, recipe: dict[str,
     assert_refused(check(tmp_path, recipe), tmp_path, "is more than the model's own context of 256")
 
 
+def test_an_engine_cannot_sleep_while_it_works_ahead(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["engine"]["sleep"] = True
+    assert check(tmp_path, recipe).returncode == 0
+    recipe["stages"]["grpo"]["max_staleness"] = 1
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo': engine.sleep", "set max_staleness: 0")
+
+
 def test_two_rewards_of_one_name(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["grpo"]["rewards"] = [{"type": "math"}, {"type": "math", "weight": 0.5}]
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "math")

@@ -40,8 +40,8 @@ def start(model: PreTrainedModel, folder: Path, **changes: object) -> RayPool:
     return pool
 
 
-def publish(pool: RayPool, model: PreTrainedModel, version: int) -> SyncReport:
-    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
+def publish(pool: RayPool, model: PreTrainedModel, version: int, transport: str = "auto") -> SyncReport:
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4, transport=transport))
     try:
         expected = [token_logprobs(model, probe) for probe in PROBES]
         return sync.publish(policy_weights(model), version, PROBES, expected)
@@ -98,7 +98,7 @@ def cluster() -> Iterator[None]:
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PreTrainedModel, RayPool]]:
     model = tiny_model("qwen3")
     assert model.config.tie_word_embeddings
-    pool = start(model, tmp_path_factory.mktemp("qwen3"))
+    pool = start(model, tmp_path_factory.mktemp("qwen3"), sleep=True)
     publish(pool, model, 0)
     children = engine_processes(pool.pids[0])
     yield model, pool
@@ -117,18 +117,29 @@ def test_sampled_logprobs_are_the_learners_at_the_sampling_temperature(
     assert_logprobs_are_the_models(completions, model, temperature or 1.0)
 
 
+@pytest.mark.parametrize("transport", ["shared_memory", "broadcast"])
 def test_every_sync_brings_new_weights_though_the_head_is_tied(
-    qwen3: tuple[PreTrainedModel, RayPool],
+    qwen3: tuple[PreTrainedModel, RayPool], transport: str
 ) -> None:
     model, pool = qwen3
     [before] = pool.logprobs(PROBES)
-    report = publish(pool, changed := tiny_model("qwen3", seed=1), 1)
+    report = publish(pool, changed := tiny_model("qwen3", seed=1), 1, transport)
     [after] = pool.logprobs(PROBES)
     assert report.drift_max < 1e-4
     assert max(abs(a - b) for a, b in zip(before[0], after[0], strict=True)) > 0.1
     [completions] = answers(pool, [request()])
     assert_logprobs_are_the_models(completions, changed, 1.0)
     assert {version for completion in completions for version in completion.versions} == {1}
+    publish(pool, model, 0)
+
+
+def test_a_pool_that_slept_answers_with_the_next_weights(qwen3: tuple[PreTrainedModel, RayPool]) -> None:
+    model, pool = qwen3
+    pool.sleep()
+    pool.sleep()
+    publish(pool, changed := tiny_model("qwen3", seed=3), 5)
+    [completions] = answers(pool, [request()])
+    assert_logprobs_are_the_models(completions, changed, 1.0)
     publish(pool, model, 0)
 
 
@@ -229,7 +240,7 @@ def test_weights_land_while_completions_are_in_flight_and_each_token_has_its_ver
 def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_are_asked_again(tmp_path: Path) -> None:
     model = tiny_model("gpt_neox")
     pool = start(model, tmp_path)
-    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4, transport="broadcast"))  # who dies leaves a group behind
     for version in (0, 1):
         model = tiny_model("gpt_neox", seed=version)
         expected = [token_logprobs(model, probe) for probe in PROBES]

@@ -62,6 +62,32 @@ def test_values_and_gradients_are_those_of_answers_alone(kind: str, rows: list[l
         torch.testing.assert_close(gradient, theirs[name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_attention_by_blocks_gives_the_same(kind: str) -> None:
+    model = tiny_model(kind, vocab_size=50)  # on a CPU FlexAttention has no backward pass
+    forward = AnswerForward(model, attention="flex_attention")
+    assert forward.shares and forward.by_blocks
+    long = [Answer(group=0, prompt=tuple(range(1, 50)) * 3, token_ids=(1 + at,) * (30 * at)) for at in range(1, 6)]
+    for answers, rows in ((ANSWERS, ROWS), (long, [[4, 0], [3, 2, 1]])):
+        with torch.no_grad():
+            found = forward(model, pack(answers, rows)).logprobs_N
+            alone = forward(model, pack(answers, [[at] for row in rows for at in row])).logprobs_N
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    assert model.config._attn_implementation == "sdpa", "what has no mask is computed as ever"
+
+
+def test_a_model_without_attention_by_blocks_takes_a_mask(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model("qwen3", vocab_size=50)
+    type(model)._supports_flex_attn, before = False, type(model)._supports_flex_attn
+    try:
+        forward = AnswerForward(model, attention="flex_attention")
+        found = forward(model, pack(ANSWERS, ROWS)).logprobs_N
+    finally:
+        type(model)._supports_flex_attn = before
+    assert forward.shares and not forward.by_blocks
+    torch.testing.assert_close(found, plain(model)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_the_head_is_itself_again_afterwards() -> None:
     model = tiny_model("qwen3", vocab_size=50)
     before = model(torch.tensor([[1, 2, 3]])).logits

@@ -1,0 +1,110 @@
+"""Weights travel as safetensors files in a folder that learner and engines see: shared memory, or a shared disk."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rollout.engine import Ticket
+from rollout.types import RolloutError
+
+WAY = "shared_memory"
+_SHARED_MEMORY = Path("/dev/shm")
+_PREFIX = "strop-weights-"
+
+
+class SharedMemory:
+    """Writes the files. The last two versions stay, for engines that are being replaced.
+
+    What a killed run has left in the folder is removed when the next one starts.
+    """
+
+    keeps = 2
+    on_cpu = True
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = _LockedFolder(folder or _default_folder())
+        self._count = 0
+
+    def ship(self, tensors: Mapping[str, torch.Tensor], version: int) -> "WeightFile":
+        """Write one file. Raises RolloutError where the folder is too small."""
+        self._folder.require_space(sum(tensor.nbytes for tensor in tensors.values()))
+        self._count += 1
+        path = self._folder.path / f"{self._count}-version-{version}.safetensors"
+        save_file(dict(tensors), path)
+        return WeightFile(path)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.remove()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A `Shipment` on disk."""
+
+    path: Path
+
+    def ticket(self, engine: str, num_workers: int) -> Ticket:
+        """Return the file's name, the same for all."""
+        return {"way": WAY, "file": str(self.path)}
+
+    def withdraw(self) -> None:
+        """Remove the file; who has it open keeps it."""
+        self.path.unlink(missing_ok=True)
+
+
+def fetch(ticket: Ticket) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the file's tensors, one after the other."""
+    with safe_open(ticket["file"], framework="pt", device="cpu") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            yield name, file.get_tensor(name)
+
+
+class _LockedFolder:
+    """A folder of this process alone. The lock on it falls when the process dies, however it dies."""
+
+    def __init__(self, parent: Path) -> None:
+        for left in parent.glob(f"{_PREFIX}*"):
+            _remove_if_unlocked(left)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def require_space(self, num_bytes: int) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < num_bytes:
+            raise RolloutError(
+                f"{self.path.parent} has {free / 1e9:.2f} GB free and the weights are {num_bytes / 1e9:.2f} GB; name a "
+                "roomier folder in sync.folder (a container gets more shared memory by --shm-size)"
+            )
+
+    def remove(self) -> None:
+        if self.path.exists():
+            shutil.rmtree(self.path)
+            os.close(self._descriptor)
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (PermissionError, FileNotFoundError):
+        return  # another user's, or removed by a run that starts beside this one
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return  # its run is alive
+    finally:
+        os.close(descriptor)
+
+
+def _default_folder() -> Path:
+    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
