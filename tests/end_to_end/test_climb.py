@@ -45,7 +45,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "kind": "grpo", "init_from": "odpo", "prompts": train, "num_steps": NUM_STEPS, "prompts_per_step": 4,
             "group_size": 4, "learning_rate": 1e-2, "sampling": {"max_tokens": 40}, "checkpoint": {"every_steps": 2},
             "environment": asks_again,
-            "params": {"type": "lora", "r": 4}, "rewards": [own, {"type": "math"}], "sync": {"max_drift": 1e-4},
+            "params": {"type": "lora", "r": 4}, "rewards": [own, {"type": "math"}],
+            "sync": {"max_drift": 1e-4, "transport": "broadcast"},
         },
         "exam": {
             "kind": "evaluate", "of": ["base", "sft", "odpo", "grpo"],
