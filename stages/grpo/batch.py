@@ -1,4 +1,4 @@
-"""Groups become tensors, here and in `stages.grpo.packing`, and nowhere else.
+"""Groups become tensors, here and in `stages.packed.packing`, and nowhere else.
 
 Shapes: S answers that train, N sampled tokens of all of them, one answer after the other.
 """
@@ -13,7 +13,7 @@ from rollout.types import Completion, Rollout, RolloutGroup
 from stages.grpo.advantages import advantages
 from stages.grpo.config import GRPOStage
 from stages.grpo.loss_config import Aggregate
-from stages.grpo.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
+from stages.packed.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

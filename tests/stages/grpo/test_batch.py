@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stages.grpo.batch import make_batch, token_weights
-from stages.grpo.packing import Costs
+from stages.packed.packing import Costs
 from tests.stages.grpo.groups import group, stage
 
 COSTS = Costs(a_token=1.0, a_pair=0.0)

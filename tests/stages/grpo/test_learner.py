@@ -189,7 +189,7 @@ def test_what_an_environment_said_is_seen_and_not_learned_as_in_trl(
     config, groups = stage(loss={"aggregate": aggregate}, micro_batch_tokens=60), with_an_environment(random_groups())
     assert sum(len(rollout.completion.given) for found in groups for rollout in found.rollouts) > 4
     if not shares:
-        monkeypatch.setattr("stages.grpo.forward._has_windows", lambda config: True)
+        monkeypatch.setattr("stages.packed.forward._has_windows", lambda config: True)
     assert_equals_trl("qwen3", config, groups, tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Log-probabilities of sampled tokens, by one forward pass over packed rows, for any transformers decoder.
 
-Shapes: R rows, T tokens, N sampled tokens, H width, V vocabulary; see `stages.grpo.packing`.
+Shapes: R rows, T tokens, N sampled tokens, H width, V vocabulary; see `stages.packed.packing`.
 
 Two things are saved where the model allows it, which is tried on a made-up group before it is relied on. The prompt of
 a group is computed once (`shares`), by a mask of what sees what or, on a GPU, by FlexAttention, which leaves out what
@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rollout.engine import Precision
 from stages.base import StageError
-from stages.grpo.head import CHUNK, read_head
-from stages.grpo.packing import Answer, Costs, PackedRows, pack
+from stages.packed.head import CHUNK, read_head
+from stages.packed.packing import Answer, Costs, PackedRows, pack
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.grpo.packing import PADDING, Answer, Costs, deal, micro_batches, pack, row_length, rows_of
+from stages.packed.packing import PADDING, Answer, Costs, deal, micro_batches, pack, row_length, rows_of
 
 FREE_PAIRS = Costs(a_token=1.0, a_pair=0.0)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stages.grpo import head
-from stages.grpo.head import read_head
+from stages.packed.head import read_head
 
 
 @pytest.mark.parametrize("entropy", [False, True])

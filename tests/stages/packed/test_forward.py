@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from stages.grpo.forward import AnswerForward, costs_of
-from stages.grpo.packing import Answer, pack
+from stages.packed.forward import AnswerForward, costs_of
+from stages.packed.packing import Answer, pack
 from tests.models import SIZES, tiny_model
 
 ANSWERS = [

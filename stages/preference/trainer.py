@@ -1,0 +1,39 @@
+"""TRL's DPO trainer, with the prompt of a pair forwarded once."""
+
+from typing import Any
+
+import trl
+
+from rollout.engine import Precision
+from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
+
+
+class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
+    """Everything is TRL's but who answers when its loss asks the model for log-probabilities."""
+
+    def __init__(self, *arguments: Any, precision: Precision, row_tokens: int | None, **named: Any) -> None:
+        """With ``row_tokens`` rows of so many tokens are forwarded, prompts once; with None, TRL's padded batches."""
+        self._precision = precision
+        self._row_tokens = row_tokens
+        self._shared: SharedPrompts | None = None
+        super().__init__(*arguments, **named)
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """Return the reference's log-probabilities of chosen and rejected answers, [B] each."""
+        return super().compute_ref_log_probs(self._asked(model), inputs)
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        loss = super()._compute_loss(self._asked(model), inputs, return_outputs)
+        if self._row_tokens is not None:
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            for name in NOT_COMPUTED:
+                metrics.pop(name, None)
+        return loss
+
+    def _asked(self, model: Any) -> Any:
+        if self._row_tokens is None:
+            return model
+        if self._shared is None:
+            with self.accelerator.autocast():
+                self._shared = SharedPrompts(self.model, precision=self._precision, max_tokens=self._row_tokens)
+        return self._shared.standing_in_for(model)
