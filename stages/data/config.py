@@ -55,7 +55,7 @@ class DataSetConfig(BaseModel):
     columns: dict[str, Annotated[ColumnConfig, BeforeValidator(_column_alone)]] = Field(default_factory=dict)
     """Our column -> theirs, a name or ``{column: ..., pattern: ...}``. Empty: the names are ours already."""
     system: str | None = None
-    """System turn put before every prompt."""
+    """System turn of every prompt; one of the row's own is replaced."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many rows."""
     too_long: Literal["refuse", "drop"] = "refuse"

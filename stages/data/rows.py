@@ -121,7 +121,8 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
             row[name] = _messages(row[name], role, f"{where}, column {name!r}")
             _check_turns(row[name], role, f"{where}, column {name!r}")
     if config.system is not None and "prompt" in row:
-        row["prompt"] = [{"role": "system", "content": config.system}, *row["prompt"]]
+        rest = [turn for turn in row["prompt"] if turn["role"] != "system"]
+        row["prompt"] = [{"role": "system", "content": config.system}, *rest]
     return row
 
 

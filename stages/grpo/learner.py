@@ -23,14 +23,14 @@ from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
 from stages.grpo.batch import Part, Tokens, TrainingBatch, advantages_of, unweighted_batch
 from stages.grpo.config import GRPOStage
-from stages.packed.forward import AnswerForward, Scored, costs_of
 from stages.grpo.losses import LOSSES, correction, kl
 from stages.grpo.metrics import folded, metrics_of
-from stages.packed.packing import PackedRows
 from stages.grpo.ranks import Ranks, together
 from stages.grpo.state import LearnerState
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy, load_reference
+from stages.packed.forward import AnswerForward, Scored, costs_of
+from stages.packed.packing import PackedRows
 from stages.params import lora_config
 from stages.training import SCHEDULES
 

@@ -98,12 +98,18 @@ class PreferenceStage(SupervisedConfig):
     def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
         """Pairs that are yet to be made must have gaps of which the loss can take the log."""
         pairs, loss = sources.get("pairs"), self.loss
-        takes_log = isinstance(loss, ODPOLoss) and loss.scale == "log" and not loss.allow_negative_offset
-        if takes_log and isinstance(pairs, PairsStage) and pairs.pairing.min_gap < 1:
+        if not isinstance(loss, ODPOLoss) or not isinstance(pairs, PairsStage):
+            return
+        name, least = self.inputs()["pairs"], pairs.pairing.least_gap
+        if least < 0:
             raise ValueError(
-                f"the log of a score gap below 1 is negative, and {self.inputs()['pairs']!r} makes pairs with gaps "
-                f"from {pairs.pairing.min_gap:g}; set pairing: {{min_gap: 1}} there, or loss.scale: linear, or "
-                "loss.allow_negative_offset: true here"
+                f"{name!r} makes pairs by {pairs.pairing.type}, whatever their scores are, and odpo asks for a margin "
+                "by the gap of scores; take loss: {type: dpo}"
+            )
+        if loss.scale == "log" and not loss.allow_negative_offset and least < 1:
+            raise ValueError(
+                f"the log of a score gap below 1 is negative, and {name!r} makes pairs with gaps from {least:g}; set "
+                "pairing: {min_gap: 1} there, or loss.scale: linear, or loss.allow_negative_offset: true here"
             )
 
     def input_kind(self, role: str) -> str:

@@ -1,8 +1,8 @@
 """Pairs whose prompt is forwarded once, under TRL's own losses.
 
-TRL's loss asks its model for the log-probabilities of a padded batch, [2B, T]: B chosen answers with their prompts, then
-the B rejected ones. What stands in for the model here answers the same from packed rows, in which a prompt stands
-before both of its answers, so every loss, weight and metric stays TRL's. Krishnan et al. 2024, arXiv 2410.20305.
+TRL's loss asks its model for the log-probabilities of a padded batch, [2B, T]: B chosen answers with their prompts,
+then the B rejected ones. What stands in for the model here answers the same from packed rows, in which a prompt stands
+before both of its answers, so every loss, weight and metric stays TRL's. Wang and Hegde 2024, arXiv 2410.20305.
 """
 
 from collections.abc import Sequence
