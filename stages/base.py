@@ -137,6 +137,11 @@ class StageContext:
         return self.folder / "checkpoints"
 
     @property
+    def cache(self) -> Path:
+        """Where runs beside this one keep what they may take from each other."""
+        return self.folder.parent.parent / ".cache"
+
+    @property
     def rollouts(self) -> Path:
         """Where every scored group is kept, as Parquet."""
         return self.folder / "rollouts"

@@ -273,7 +273,7 @@ def _check_rows(
                 f"{room}; raise engine.max_model_tokens, lower max_tokens, or leave such rows out by too_long: drop"
             )
     if isinstance(stage, SupervisedConfig):
-        answers = [side for side in ("completion", "chosen", "rejected") if side in stage.needs_columns]
+        answers = [side for side in ("completion", "chosen", "rejected") if side in stage.columns()]
         whole = [[*row["prompt"], *row[side]] for row in rows for side in answers]
         cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
         if cut:

@@ -60,11 +60,47 @@ class ODPOLoss(Config):
     """Under `log`, whether a gap below 1 may ask for a smaller margin than DPO does."""
 
 
+class KTOLoss(Config):
+    """Answers that are good or bad one by one: KTO (Ethayarajh et al. 2024, arXiv 2402.01306), or APO-zero without
+    pairs (D'Oosterlinck et al. 2024, arXiv 2408.06266)."""
+
+    type: Literal["kto"]
+    variant: Literal["kto", "apo_zero_unpaired"] = "kto"
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference."""
+    desirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of good answers; none: such that both classes weigh the same, the rarer one weighed up."""
+    undesirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of bad answers, likewise."""
+    from_pairs: bool = False
+    """Whether rows from outside are pairs, each of which is a good answer and a bad one; those of a stage are."""
+
+
+PreferenceLoss = DPOLoss | ODPOLoss | KTOLoss
+
+
+class Labelling(Config):
+    """Which scored answers are good, and which are bad."""
+
+    good_from: float
+    """Least score of a good answer; it must have ended its turn."""
+    bad_below: float | None = None
+    """A bad answer's score is below this; none: below `good_from`. Answers between the two are left out."""
+
+    @model_validator(mode="after")
+    def _good_is_not_bad(self) -> Self:
+        if self.bad_below is not None and self.bad_below > self.good_from:
+            raise ValueError(f"bad_below {self.bad_below:g} is above good_from {self.good_from:g}: some would be both")
+        return self
+
+
 class StageData(Config):
-    """Pairs that an earlier stage made."""
+    """What an earlier stage of pairs made."""
 
     stage: str
     """Its name."""
+    answers: Labelling | None = None
+    """Every scored answer of that stage in place of its pairs, for `kto`."""
 
 
 def _source(value: Any) -> str:
@@ -79,21 +115,53 @@ class PreferenceStage(SupervisedConfig):
 
     kind: Literal["preference"]
     data: PairsSource
-    """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`; ODPO reads `score_chosen`, `score_rejected`."""
-    loss: DPOLoss | ODPOLoss = Field(default_factory=DPOLoss, discriminator="type")
+    """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`. ODPO reads `score_chosen`, `score_rejected`, too.
+    KTO reads `prompt`, `completion` and `label`, unless it says `from_pairs`."""
+    loss: PreferenceLoss = Field(default_factory=DPOLoss, discriminator="type")
+    micro_batch_tokens: int | None = Field(default=2048, ge=1)
+    """Tokens of pairs forwarded at once inside a micro-batch, padding included, each prompt once where that is cheaper.
+    None: TRL's own padded forward, without it; so under WPO and KTO."""
 
-    needs_columns: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    of_the_machine: ClassVar[frozenset[str]] = SupervisedConfig.of_the_machine | {"micro_batch_tokens"}
+
+    @property
+    def row_tokens(self) -> int | None:
+        """The same, where the loss allows it: WPO needs more of a distribution than a token's own share."""
+        weighted = isinstance(self.loss, DPOLoss) and self.loss.weighted
+        return None if weighted else self.micro_batch_tokens
+
+    @model_validator(mode="after")
+    def _takes_answers_one_by_one(self) -> Self:
+        takes_answers = isinstance(self.data, StageData) and self.data.answers is not None
+        if takes_answers and not isinstance(self.loss, KTOLoss):
+            raise ValueError(f"data.answers is for loss: {{type: kto}}; {self.loss.type} learns from pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _compares_neighbours(self) -> Self:
+        if isinstance(self.loss, KTOLoss) and self.loss.variant == "kto" and self.micro_batch_size < 2:
+            raise ValueError(
+                "micro_batch_size must be 2 or more under kto, which compares an answer with its neighbour"
+            )
+        return self
 
     def columns(self) -> list[str]:
         """Those of a pair, and scores where the loss reads them."""
+        if isinstance(self.loss, KTOLoss) and not self.loss.from_pairs:
+            return ["prompt", "completion", "label"]
         scores = ["score_chosen", "score_rejected"] if isinstance(self.loss, ODPOLoss) else []
-        return [*super().columns(), *scores]
+        return ["prompt", "chosen", "rejected", *scores]
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Each pair's scores must make an offset under this loss."""
-        from stages.preference.losses import pair_offsets  # which reads the losses of this file
+        """Each pair's scores must make an offset under this loss; KTO needs answers of both classes."""
+        if isinstance(self.loss, KTOLoss):
+            from stages.preference.labels import from_pairs, require_both
 
-        pair_offsets(rows, self.loss)
+            require_both(list(from_pairs(rows)) if self.loss.from_pairs else rows)
+        else:
+            from stages.preference.losses import pair_offsets  # which reads the losses of this file
+
+            pair_offsets(rows, self.loss)
 
     def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
         """Pairs that are yet to be made must have gaps of which the loss can take the log."""

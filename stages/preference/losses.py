@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stages.base import StageError
-from stages.preference.config import DPOLoss, ODPOLoss
+from stages.preference.config import ODPOLoss, PreferenceLoss
 
 
-def pair_offsets(pairs: Sequence[Mapping[str, Any]], loss: DPOLoss | ODPOLoss) -> list[float]:
+def pair_offsets(pairs: Sequence[Mapping[str, Any]], loss: PreferenceLoss) -> list[float]:
     """Return the offset of each pair, in nats; zero under DPO. Raises StageError for pairs that teach nothing."""
     equal = [number for number, pair in enumerate(pairs, start=1) if pair["chosen"] == pair["rejected"]]
     if equal:
         raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
-    if isinstance(loss, DPOLoss):
+    if not isinstance(loss, ODPOLoss):
         return [0.0] * len(pairs)
     return offsets([pair["score_chosen"] for pair in pairs], [pair["score_rejected"] for pair in pairs], loss)
 

@@ -1,14 +1,31 @@
-"""TRL's DPO trainer, with the prompt of a pair forwarded once."""
+"""TRL's DPO and KTO trainers, with the prompt of a pair forwarded once and the reference kept on disk."""
 
 from typing import Any
 
 import trl
 
 from rollout.engine import Precision
+from stages.preference.reference_cache import ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
 
 
-class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
+class _KeepsReference:
+    """Takes the reference's log-probabilities from disk where they are there."""
+
+    def __init__(self, *arguments: Any, reference: ReferenceCache, **named: Any) -> None:
+        self.reference = reference
+        super().__init__(*arguments, **named)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        compute = super()._precompute_ref_logps  # type: ignore[misc]
+        return self.reference.through(dataset, lambda: compute(dataset, name, batch_size))
+
+
+class AnswerTrainer(_KeepsReference, trl.KTOTrainer):  # type: ignore[misc]
+    """TRL's, but for the reference."""
+
+
+class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
     """Everything is TRL's but who answers when its loss asks the model for log-probabilities."""
 
     def __init__(self, *arguments: Any, precision: Precision, row_tokens: int | None, **named: Any) -> None:

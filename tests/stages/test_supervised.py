@@ -221,3 +221,48 @@ def test_equal_sides_of_a_pair_are_refused(tmp_path: Path, model: Path) -> None:
     Path(stage.data.path).write_text(json.dumps(row) + "\n")
     with pytest.raises(StageError, match="1 pairs have the same answer on both sides"):
         run_preference(stage, make_context(tmp_path, model))
+
+
+def kto_stage(tmp_path: Path, labels: list[bool] | None = None, **changes: Any) -> PreferenceStage:
+    path = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + (1 if good else 3)}}}", "label": good}
+        for n in range(1, 9)
+        for good in (labels or [True, False, False])
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = {"kind": "preference", "data": str(path), "num_steps": 4, "batch_size": 4, "micro_batch_size": 2}
+    return PreferenceStage.model_validate(
+        {**base, "max_tokens": 64, "learning_rate": 1e-3, "loss": {"type": "kto"}, **changes}
+    )
+
+
+@pytest.mark.parametrize("variant", ["kto", "apo_zero_unpaired"])
+def test_kto_starts_at_the_reference_and_tells_good_answers_from_bad_ones(
+    variant: str, tmp_path: Path, model: Path
+) -> None:
+    context = make_context(tmp_path, model)
+    loss = {"type": "kto", "variant": variant}
+    result = run_preference(kto_stage(tmp_path, num_steps=60, learning_rate=1e-2, loss=loss), context)
+    first, *rest = [row for row in metrics(context) if "train/loss" in row]
+    # a half of each class's weight: a batch of 4 has k good ones of weight 2 and 4 - k bad ones of weight 1
+    assert first["train/loss"] in [pytest.approx((k * 2 + (4 - k)) / 8, abs=1e-4) for k in range(5)]
+    margins = [row["preference/margin_beyond_offset"] for row in rest[-8:] if "preference/margin_beyond_offset" in row]
+    assert sum(margins) / len(margins) > 0.5
+    told = result.metrics
+    assert (told["data/answers"], told["data/desirable"]) == (24, 8)
+    assert (told["preference/desirable_weight"], told["preference/undesirable_weight"]) == (2.0, 1.0)
+
+
+def test_kto_learns_from_pairs_too_and_takes_its_reference_from_disk(tmp_path: Path, model: Path) -> None:
+    stage = preference_stage(tmp_path, loss={"type": "kto", "from_pairs": True})
+    results = [run_preference(stage, make_context(tmp_path / run, model)) for run in ("one", "two")]
+    assert [result.metrics["data/answers"] for result in results] == [16, 16]
+    assert [result.metrics["preference/reference_was_on_disk"] for result in results] == [0.0, 1.0]
+    one, two = (make_context(tmp_path / run, model) for run in ("one", "two"))
+    assert same(tensors(one), tensors(two))
+
+
+def test_kto_refuses_answers_of_one_class(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(StageError, match="all 8 answers are good"):
+        run_preference(kto_stage(tmp_path, [True]), make_context(tmp_path, model))

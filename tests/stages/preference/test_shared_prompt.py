@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from examples.arithmetic.base_model import make_tokenizer
 from stages.preference.config import TRLLossType
+from stages.preference.reference_cache import ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED
 from stages.preference.trainer import PairTrainer
 from tests.models import TEXTS, tiny_model
@@ -37,7 +38,8 @@ def trainer_of(kind: type, folder: Path, model: Any, peft_config: Any = None, **
         disable_tqdm=True,
         **values,
     )
-    more = {"precision": "float32", "row_tokens": 40} if kind is PairTrainer else {}
+    reference = ReferenceCache(folder / kind.__name__, {})
+    more = {"precision": "float32", "row_tokens": 40, "reference": reference} if kind is PairTrainer else {}
     return kind(
         model=model,
         args=arguments,

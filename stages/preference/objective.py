@@ -1,0 +1,69 @@
+"""What the two ways to learn a preference share: from pairs, or from answers that are good or bad one by one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from stages import artifact
+from stages.base import StageContext, StageError
+from stages.data.rows import Row
+from stages.logprobs import sequence_logprobs
+from stages.models import Policy
+from stages.preference.config import PreferenceStage
+from stages.preference.reference_cache import ReferenceCache
+
+REFERENCE_TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
+"""How far TRL's reference, computed under autocast, may differ from our float32 forward, in nats a token."""
+NUM_CHECKED = 8
+"""Rows on which policy and reference are compared before the first step."""
+
+
+class Objective(Protocol):
+    """One of the two. What `load` returns goes into `trainer`, and what that returns into the others."""
+
+    def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
+        """Return what is learned from. Raises StageError or DataError before any model is loaded."""
+        ...
+
+    def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
+        """Return TRL's trainer, the reference's log-probabilities computed."""
+        ...
+
+    def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
+        """Return what the loss is before the first step. Raises StageError where policy and reference differ."""
+        ...
+
+    def report(self, rows: Sequence[Row], trainer: Any) -> Mapping[str, float]:
+        """Return what was learned from, as metrics."""
+        ...
+
+    def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
+        """Return some whole conversations, for the manifest's probe."""
+        ...
+
+
+def reference_cache(policy: Policy, config: PreferenceStage, context: StageContext) -> ReferenceCache:
+    """Return the cache for this policy as the reference."""
+    computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens", "loss"})
+    identity = {"weights": policy.weights_sha256, "precision": context.facts.precision, **computed}
+    return ReferenceCache(context.cache / "reference", {**identity, "code": artifact.code_versions()})
+
+
+def require_reference(
+    policy: Policy, answers: Sequence[tuple[list[int], list[int], float]], context: StageContext, max_tokens: int
+) -> list[float]:
+    """Return each answer's log-probability less the reference's, in nats; an answer is prompt, tokens, reference.
+
+    Raises StageError where they differ by token: an adapter loaded wrongly, say.
+    """
+    gaps, drifts = [], []
+    for prompt, completion, reference in answers:
+        logprobs = sequence_logprobs(policy.model, [(prompt + completion)[:max_tokens]])[0][len(prompt) - 1 :]
+        gaps.append(sum(logprobs) - reference)
+        drifts.append(abs(gaps[-1]) / len(logprobs))
+    limit = REFERENCE_TOLERANCE[context.facts.precision]
+    if not max(drifts) <= limit:
+        raise StageError(
+            f"before the first step the policy gives an answer {max(drifts):.3g} nats a token more or less than the "
+            f"reference it is held to (limit {limit:g}), although both were loaded from {policy.folder}"
+        )
+    return gaps

@@ -1,0 +1,108 @@
+"""Learning from pairs: DPO, its family, and ODPO."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from stages import artifact
+from stages.base import StageContext
+from stages.data.config import DataSetConfig
+from stages.data.rows import Row, load_rows
+from stages.models import Policy
+from stages.params import lora_config
+from stages.preference.config import DPOLoss, PreferenceStage, StageData
+from stages.preference.losses import pair_offsets
+from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.trainer import PairTrainer
+from stages.trainer import trainer_arguments
+
+
+class Paired:
+    """An `Objective` on rows with `prompt`, `chosen`, `rejected`."""
+
+    def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
+        """Return the pairs, each with the loss's `offset` in nats."""
+        data = config.data
+        if isinstance(data, StageData):
+            artifact.read(context.inputs["pairs"], "pairs")
+            data = DataSetConfig(path=str(context.inputs["pairs"] / "pairs.jsonl"))
+        rows = load_rows(data, config.columns())
+        return [{**row, "offset": offset} for row, offset in zip(rows, pair_offsets(rows, config.loss), strict=True)]
+
+    def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
+        """Return TRL's, its precomputed reference shifted by the offsets once policy and reference are compared."""
+        return PairTrainer(
+            model=policy.model,
+            args=to_trl(config, context),
+            train_dataset=Dataset.from_list(
+                [{name: row[name] for name in ("prompt", "chosen", "rejected", "offset")} for row in rows]
+            ),
+            processing_class=policy.tokenizer,
+            peft_config=lora_config(config.params),
+            reference=reference_cache(policy, config, context),
+            precision=context.facts.precision,
+            row_tokens=config.row_tokens,
+        )
+
+    def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
+        """Return DPO's loss on a few pairs by our own forward; it is ln 2 for the reference itself.
+
+        Nothing under LD-DPO: the reference's sums are weighted ones, and nothing can be compared.
+        """
+        found: dict[str, float] = {}
+        if trainer.ld_alpha is None:
+            rows = list(trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset)))))
+            sides = [
+                (row["prompt_ids"], row[f"{side}_ids"], row[f"ref_{side}_logps"])
+                for row in rows
+                for side in ("chosen", "rejected")
+            ]
+            gaps = require_reference(policy, sides, context, trainer.args.max_length)
+            losses = [
+                math.log1p(math.exp(-trainer.beta * (chosen - rejected)))
+                for chosen, rejected in zip(gaps[::2], gaps[1::2], strict=True)
+            ]
+            found = {"preference/loss_at_start": sum(losses) / len(losses)}
+        trainer.train_dataset = with_offsets(trainer.train_dataset, trainer.beta)
+        return found
+
+    def report(self, rows: Sequence[Row], trainer: Any) -> Mapping[str, float]:
+        """Return how many pairs there were, and their offsets."""
+        return {
+            "data/pairs": len(rows),
+            "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that leave no room for an answer
+            "preference/offset_mean_nats": sum(row["offset"] for row in rows) / len(rows),
+        }
+
+    def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
+        """Return prompts with their chosen answers."""
+        rows = trainer.train_dataset.select(range(min(num, len(trainer.train_dataset))))
+        return [row["prompt_ids"] + row["chosen_ids"] for row in rows]
+
+
+def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
+    """Return TRL's settings for ours: the one place where the names meet. The reference is computed once, up front."""
+    shared = {**trainer_arguments(config, context), "beta": config.loss.beta, "precompute_ref_log_probs": True}
+    if not isinstance(config.loss, DPOLoss):
+        return trl.DPOConfig(**shared)
+    return trl.DPOConfig(
+        **shared,
+        loss_type=list(config.loss.variants),
+        loss_weights=config.loss.weights,
+        label_smoothing=config.loss.label_smoothing,
+        f_divergence_type=config.loss.f_divergence,
+        ld_alpha=config.loss.ld_alpha,
+        use_weighting=config.loss.weighted,
+    )
+
+
+def with_offsets(dataset: Dataset, beta: float) -> Dataset:
+    """Return TRL's tokenised pairs with the reference's chosen log-probability raised by offset / beta."""
+    if not any(dataset["offset"]):
+        return dataset
+    logprobs, feature = dataset["ref_chosen_logps"], dataset.features["ref_chosen_logps"]
+    raised = [logprob + offset / beta for logprob, offset in zip(logprobs, dataset["offset"], strict=True)]
+    return dataset.remove_columns("ref_chosen_logps").add_column("ref_chosen_logps", raised, feature=feature)

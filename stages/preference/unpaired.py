@@ -1,0 +1,88 @@
+"""Learning from answers that are good or bad one by one: KTO (Ethayarajh et al. 2024, arXiv 2402.01306), APO-zero."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from stages import artifact
+from stages.base import StageContext
+from stages.data.config import DataSetConfig
+from stages.data.rows import Row, load_rows
+from stages.models import Policy
+from stages.params import lora_config
+from stages.preference.config import KTOLoss, PreferenceStage, StageData
+from stages.preference.labels import by_score, class_weights, from_pairs, require_both
+from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.trainer import AnswerTrainer
+from stages.trainer import trainer_arguments
+
+
+class Unpaired:
+    """An `Objective` on rows with `prompt`, `completion`, `label`."""
+
+    def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
+        """Return the answers in a random order of the stage's seed, in which they stay: KTO compares neighbours."""
+        rows = self._rows(config, context)
+        require_both(rows)
+        return random.Random(context.seed).sample(rows, len(rows))
+
+    def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
+        """Return TRL's, with the weights of the two classes."""
+        assert isinstance(config.loss, KTOLoss)
+        desirable, undesirable = class_weights(rows, config.loss)
+        return AnswerTrainer(
+            model=policy.model,
+            args=trl.KTOConfig(
+                **trainer_arguments(config, context),
+                beta=config.loss.beta,
+                loss_type=config.loss.variant,
+                desirable_weight=desirable,
+                undesirable_weight=undesirable,
+                precompute_ref_log_probs=True,
+            ),
+            train_dataset=Dataset.from_list(
+                [{"prompt": r["prompt"], "completion": r["completion"], "label": bool(r["label"])} for r in rows]
+            ),
+            processing_class=policy.tokenizer,
+            peft_config=lora_config(config.params),
+            reference=reference_cache(policy, config, context),
+        )
+
+    def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
+        """Compare a few answers; KTO's own loss is a half of the class's weight where policy and reference agree."""
+        rows = trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset))))
+        answers = [(row["prompt_ids"], row["completion_ids"], row["ref_logps"]) for row in rows]
+        require_reference(policy, answers, context, trainer.args.max_length)
+        return {}
+
+    def report(self, rows: Sequence[Row], trainer: Any) -> Mapping[str, float]:
+        """Return how many answers there were of each class, and what they weigh."""
+        return {
+            "data/answers": len(rows),
+            "data/answers_trained_on": len(trainer.train_dataset),
+            "data/desirable": sum(bool(row["label"]) for row in rows),
+            "preference/desirable_weight": trainer.desirable_weight,
+            "preference/undesirable_weight": trainer.undesirable_weight,
+        }
+
+    def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
+        """Return prompts with their answers."""
+        rows = trainer.train_dataset.select(range(min(num, len(trainer.train_dataset))))
+        return [row["prompt_ids"] + row["completion_ids"] for row in rows]
+
+    def _rows(self, config: PreferenceStage, context: StageContext) -> list[Row]:
+        data = config.data
+        if not isinstance(data, StageData):
+            rows = load_rows(data, config.columns())
+            assert isinstance(config.loss, KTOLoss)
+            return list(from_pairs(rows)) if config.loss.from_pairs else rows
+        folder = context.inputs["pairs"]
+        artifact.read(folder, "pairs")
+        if data.answers is not None:
+            scored = load_rows(DataSetConfig(path=str(folder / "answers.jsonl")), ["prompt", "completion", "score"])
+            return list(by_score(scored, data.answers))
+        pairs = load_rows(DataSetConfig(path=str(folder / "pairs.jsonl")), ["prompt", "chosen", "rejected"])
+        return list(from_pairs(pairs))

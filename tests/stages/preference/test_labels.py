@@ -1,0 +1,62 @@
+import pytest
+from pydantic import ValidationError
+
+from stages.base import StageError
+from stages.preference.config import KTOLoss, Labelling, PreferenceStage
+from stages.preference.labels import by_score, class_weights, from_pairs, require_both
+
+PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 1.0}
+
+
+def rows(*labels: object) -> list[dict[str, object]]:
+    return [{"prompt": "p", "completion": "c", "label": label} for label in labels]
+
+
+def test_a_pair_is_a_good_answer_and_a_bad_one() -> None:
+    assert list(from_pairs([PAIR])) == [
+        {"prompt": "p", "completion": "good", "label": True},
+        {"prompt": "p", "completion": "bad", "label": False},
+    ]
+
+
+def test_scores_make_labels_and_what_is_between_is_left_out() -> None:
+    scored = [
+        {"score": score, "finished": finished}
+        for score, finished in ((1.0, True), (1.0, False), (0.5, True), (0.1, True), (0.1, False))
+    ]
+    labels = [row["label"] for row in by_score(scored, Labelling(good_from=0.9, bad_below=0.4))]
+    assert labels == [True, False, False], "what was cut is bad where it is scored so, and never good"
+    assert len(list(by_score(scored, Labelling(good_from=0.5)))) == 4
+    with pytest.raises(ValidationError, match="some would be both"):
+        Labelling(good_from=0.1, bad_below=0.2)
+
+
+@pytest.mark.parametrize("labels", [(True, True), (False,)])
+def test_answers_of_one_class_teach_nothing(labels: tuple[bool, ...]) -> None:
+    with pytest.raises(StageError, match=rf"all {len(labels)} answers are {'good' if labels[0] else 'bad'}"):
+        require_both(rows(*labels))
+
+
+def test_a_label_that_is_none_is_named_by_its_row() -> None:
+    with pytest.raises(StageError, match=r"1 labels are neither true nor false \(row 2: 'yes'\)"):
+        require_both(rows(True, "yes", False))
+    require_both(rows(1, 0, True))
+
+
+def test_both_classes_weigh_the_same_and_none_less_than_one() -> None:
+    # the paper's section 4.2: desirable * 1 = undesirable * 3, the larger class left at 1
+    assert class_weights(rows(True, False, False, False), KTOLoss(type="kto")) == (3.0, 1.0)
+    assert class_weights(rows(True, True, False), KTOLoss(type="kto")) == (1.0, 2.0)
+    assert class_weights(rows(True, False), KTOLoss(type="kto", desirable_weight=0.5)) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"micro_batch_size": 1, "loss": {"type": "kto"}}, "2 or more under kto"),
+        ({"data": {"stage": "pairs", "answers": {"good_from": 1}}}, "dpo learns from pairs"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        PreferenceStage.model_validate({"kind": "preference", "data": "x.jsonl", "num_steps": 1, **changes})
