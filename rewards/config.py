@@ -219,8 +219,10 @@ class ModelRewardConfig(RewardConfigBase):
     """The logit of a trained reward model, any number."""
 
     type: Literal["model"] = "model"
-    model: str = Field(min_length=1)
+    model: str | None = Field(default=None, min_length=1)
     """A Hugging Face id or a folder, with a sequence-classification head of one label."""
+    stage: str | None = Field(default=None, min_length=1)
+    """Or the stage of the same run that makes it."""
     batch_size: int = Field(default=8, ge=1)
     """Conversations forwarded at once."""
     max_tokens: int = Field(default=2048, ge=8)
@@ -232,6 +234,12 @@ class ModelRewardConfig(RewardConfigBase):
     """A logit has no full marks."""
 
     has_own_worker: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if (self.model is None) == (self.stage is None):
+            raise ValueError("a reward of type model says either model, an id or a folder, or stage, one of this run")
+        return self
 
     @property
     def num_trials(self) -> int:

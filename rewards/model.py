@@ -1,15 +1,27 @@
 """The model reward: what does a trained reward model say? A transformers model with a head of one label."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewards.types import RewardError, RewardFunction
+from rewards.types import Message, RewardError, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import ModelRewardConfig
 
 
 def load(config: "ModelRewardConfig") -> RewardFunction:
-    """Load the model once, on the GPU where there is one, and return a reward: its logit for the whole conversation.
+    """Load the model once and return a reward: its logit for the whole conversation, as `load_model` says."""
+    logits_of = load_model(config)
+
+    def model_reward(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+        found = logits_of([[*prompt, *turns] for prompt, turns in zip(prompts, completions, strict=True)])
+        return list(found)
+
+    return model_reward
+
+
+def load_model(config: "ModelRewardConfig") -> Callable[[Sequence[list[Message]]], list[float]]:
+    """Load the model, on the GPU where there is one, and return a function from conversations to logits.
 
     A logit has no scale of its own: a difference of d means odds of e^d that the better one is preferred, and 0 means
     nothing. Conversations go through the model's own chat template, or are joined by newlines where it has none; of one
@@ -18,6 +30,8 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
     import torch
     import transformers
 
+    if config.model is None:
+        raise RewardError(f"the reward model of stage {config.stage!r} is there in its run alone; name its folder")
     transformers.utils.logging.set_verbosity_error()
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device)
@@ -35,10 +49,10 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
 
-    def model_reward(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        texts = [_text(tokenizer, [*prompt, *turns]) for prompt, turns in zip(prompts, completions, strict=True)]
+    def logits_of(conversations: Sequence[list[Message]]) -> list[float]:
+        texts = [_text(tokenizer, turns) for turns in conversations]
         by_length = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # little padding in each batch
-        logits: list[float | None] = [None] * len(texts)
+        logits = [0.0] * len(texts)
         for start in range(0, len(texts), config.batch_size):
             places = by_length[start : start + config.batch_size]
             batch = tokenizer(
@@ -55,10 +69,10 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
                 logits[at] = logit
         return logits
 
-    return model_reward
+    return logits_of
 
 
-def _text(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+def _text(tokenizer: Any, turns: list[Message]) -> str:
     if tokenizer.chat_template is None:
         return "\n".join(turn["content"] for turn in turns)
     return str(tokenizer.apply_chat_template(turns, tokenize=False))

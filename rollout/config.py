@@ -42,7 +42,7 @@ class VLLMEngineConfig(EngineConfigBase):
     cpu_cache_gib: int = Field(default=1, ge=1)
     """Key-value cache of a worker without a GPU, in GiB."""
     cpu_threads: int = Field(default=1, ge=1)
-    """Threads of a worker's model, beside the one of vLLM's that waits for it. Small models are slower with more."""
+    """Threads of a worker's model, without a GPU. Small models are slower with more."""
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long a worker may take to be ready. While another one works in its place; where there is no other, a
     replacement has two minutes."""

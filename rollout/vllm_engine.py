@@ -209,8 +209,13 @@ def _cpu_arguments(config: VLLMEngineConfig) -> dict[str, Any]:
 
     A prompt must not be prefilled in chunks: for the token sampled after an unfinished chunk vLLM winds the request's
     generator back, which a CPU generator cannot do, and the engine dies ("CPU Generator does not use offset").
+
+    A worker alone runs in the core's own process. vLLM would give it one of its own, whose threads it could count and
+    bind, as `_set_environment` has done by now, and have the core wait for it in a loop that takes a whole processor.
     """
+    alone = {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"}
     return {
+        **(alone if config.tensor_parallel == 1 else {}),
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(8192, config.max_model_tokens),

@@ -1,12 +1,14 @@
 """What the stages share whose answers engines write and rewards mark. Imports nothing heavy."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from rewards import combine
 from rewards.combine_config import CombineConfig, WeightedSumConfig
-from rewards.config import RewardConfig, columns_needed
+from rewards.config import ModelRewardConfig, RewardConfig, columns_needed
 from rewards.registry import check_labels
 from rewards.scorer import check_deadline
 from rewards.scoring_config import ScoringConfig
@@ -14,6 +16,11 @@ from rollout.config import EngineConfig, EnvironmentConfig, SamplingConfig, Weig
 from rollout.engine import Precision
 from stages.base import StageConfig
 from stages.data.config import DataConfig, DataSetConfig
+
+
+def role_of(reward: ModelRewardConfig) -> str:
+    """Return the role in which a stage reads the reward model of another."""
+    return f"reward {reward.label!r}"
 
 
 class AnsweringStageConfig(StageConfig):
@@ -43,6 +50,26 @@ class AnsweringStageConfig(StageConfig):
     def largest_group(self) -> int:
         """Most answers to one prompt that are marked together."""
         raise NotImplementedError
+
+    def inputs(self) -> dict[str, str]:
+        """The reward models that other stages make, too."""
+        return {**super().inputs(), **{role_of(reward): str(reward.stage) for reward in self._from_stages()}}
+
+    def input_kind(self, role: str) -> str:
+        """Reward models are no policies."""
+        is_reward = role in [role_of(reward) for reward in self._from_stages()]
+        return "reward_model" if is_reward else super().input_kind(role)
+
+    def rewards_with(self, inputs: Mapping[str, Path]) -> list[RewardConfig]:
+        """Return the rewards with the folders of the models that other stages made."""
+        folders = {reward.label: str(inputs[role_of(reward)]) for reward in self._from_stages()}
+        return [
+            reward.model_copy(update={"model": folders[reward.label]}) if reward.label in folders else reward
+            for reward in self.scored_by()
+        ]
+
+    def _from_stages(self) -> list[ModelRewardConfig]:
+        return [reward for reward in self.scored_by() if isinstance(reward, ModelRewardConfig) and reward.stage]
 
     def check_rewards(self) -> None:
         """Raise RewardError where the rewards cannot be combined, or may take longer than they are given."""

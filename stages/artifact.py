@@ -16,6 +16,7 @@ from stages import checkpoints
 from stages.base import StageContext, StageError
 
 MANIFEST = "manifest.json"
+Kind = Literal["model", "pairs", "reward_model"]
 LIBRARIES = ("strop", "torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -34,7 +35,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    kind: Literal["model", "pairs"]
+    kind: Kind
     stage: str
     """Stage that made it."""
     fingerprint: str
@@ -73,7 +74,7 @@ def write(
     return context.output
 
 
-def read(folder: Path, kind: Literal["model", "pairs"]) -> Manifest:
+def read(folder: Path, kind: Kind) -> Manifest:
     """Return the manifest after checking that it is of this kind and that every file is what it was.
 
     Raises StageError naming what differs.

@@ -51,7 +51,7 @@ class StageConfig(Config):
     """Base of every stage's config. The graph of a run is what its stages say here that they read."""
 
     produces: ClassVar[str] = "model"
-    """What the stage hands over: `model`, `pairs`, `exam` or `report`."""
+    """What the stage hands over: `model`, `pairs`, `reward_model`, `exam` or `report`."""
     generates: ClassVar[bool] = False
     """Whether the stage starts engines."""
     holds_out: ClassVar[bool] = False

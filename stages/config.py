@@ -9,8 +9,10 @@ from stages.grpo.config import GRPOStage
 from stages.pairs.config import PairsStage
 from stages.preference.config import PreferenceStage
 from stages.readiness.config import ReadinessStage
+from stages.reward_model.config import RewardModelStage
 from stages.sft.config import SFTStage
 
 AnyStage = Annotated[
-    SFTStage | PairsStage | PreferenceStage | GRPOStage | ReadinessStage | EvaluateStage, Field(discriminator="kind")
+    SFTStage | PairsStage | PreferenceStage | RewardModelStage | GRPOStage | ReadinessStage | EvaluateStage,
+    Field(discriminator="kind"),
 ]

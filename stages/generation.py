@@ -89,11 +89,12 @@ def open_rollouts(
         trust_remote_code=facts.trust_remote_code,
         log_folder=context.metrics.folder,
     )
-    combination = combination or combine.build(config.combine, config.scored_by())
+    rewards = config.rewards_with(context.inputs)
+    combination = combination or combine.build(config.combine, rewards)
     decode = decoder(policy.tokenizer)
     with (
         open_environment(config.environment, config.scoring) as environment,
-        Scorer(config.scored_by(), config.scoring, combination) as scorer,
+        Scorer(rewards, config.scoring, combination) as scorer,
     ):
         continued = after_turn(policy.tokenizer, policy.eos_ids)
         pool = start_pool(facts.engine, model)

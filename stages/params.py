@@ -1,7 +1,7 @@
 """Which parameters train, and what acts in the end: adapters by PEFT."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import peft
 import torch
@@ -11,12 +11,15 @@ from rollout.weight_sync import policy_weights
 from stages.training import FullParams, LoraParams
 
 
-def lora_config(params: FullParams | LoraParams) -> Any:
-    """Return PEFT's config of the adapter that is to train; None where every parameter is."""
+def lora_config(params: FullParams | LoraParams, task: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM") -> Any:
+    """Return PEFT's config of the adapter that is to train; None where every parameter is.
+
+    For `SEQ_CLS`, the fresh head trains as a whole beside it.
+    """
     if isinstance(params, FullParams):
         return None
     return peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=params.r,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,

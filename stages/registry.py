@@ -11,6 +11,7 @@ STAGES = {
     "sft": "stages.sft.train:run",
     "pairs": "stages.pairs.build:run",
     "preference": "stages.preference.train:run",
+    "reward_model": "stages.reward_model.train:run",
     "grpo": "stages.grpo.train:run",
     "readiness": "stages.readiness.report:run",
     "evaluate": "stages.evaluate.examine:run",

@@ -18,7 +18,14 @@ MAY_IMPORT = {
 FENCED = {
     "ray": {"pipeline/launch.py", "rollout/workers.py"},
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_transport.py"},
-    "trl": {"stages/sft/train.py", "stages/preference/train.py"},
+    "trl": {
+        "stages/sft/train.py",
+        "stages/reward_model/train.py",
+        "stages/preference/paired.py",
+        "stages/preference/unpaired.py",
+        "stages/preference/trainer.py",
+        "stages/preference/pair_loss.py",
+    },
 }
 LIGHT_MODULES = ["pipeline.cli", "pipeline.check", "pipeline.run", "stages.config", "stages.registry", "rewards.scorer"]
 HEAVY = ["torch", "ray", "vllm", "trl", "transformers", "datasets", "peft", "math_verify"]

@@ -58,7 +58,7 @@ class EvaluateStage(AnsweringStageConfig):
 
     def inputs(self) -> dict[str, str]:
         """The examined stages, each under its own name."""
-        return {name: name for name in self.of if name != "base"}
+        return {**super().inputs(), **{name: name for name in self.of if name != "base"}}
 
     def datasets(self) -> dict[str, DataSetConfig]:
         """The exams."""

@@ -4,7 +4,7 @@ Shapes: S answers that train, N sampled tokens of all of them, one answer after 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from rollout.types import Completion, Rollout, RolloutGroup
 from stages.grpo.advantages import advantages
 from stages.grpo.config import GRPOStage
-from stages.grpo.loss_config import Aggregate
+from stages.grpo.loss_config import Aggregate, OnlinePreference
+from stages.grpo.pairs import PairPlaces, places, signs
 from stages.packed.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
 
 
@@ -60,6 +61,9 @@ class TrainingBatch:
     answers: tuple[Answer, ...]
     """[S]."""
     tokens: Tokens
+    pairs: tuple[PairPlaces, ...] = ()
+    """Under a loss of pairs: which answers they are. Their advantages follow from the policy, which the batch does not
+    know."""
 
     def micro_batches(
         self, max_tokens: int, costs: Costs, *, shares: bool = True, rank: int = 0, num_ranks: int = 1
@@ -87,7 +91,11 @@ class TrainingBatch:
 
 def make_batch(groups: Sequence[RolloutGroup], config: GRPOStage) -> TrainingBatch | None:
     """Return the answers of all groups that have signal; None where none has."""
-    return _batch(groups, advantages_of(groups, config), config)
+    found = advantages_of(groups, config)
+    batch = _batch(groups, found, config)
+    if batch is None or not isinstance(config.loss, OnlinePreference):
+        return batch
+    return replace(batch, pairs=places(groups, found))
 
 
 def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict[str, TrainingBatch]:
@@ -100,7 +108,12 @@ def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict
 def advantages_of(
     groups: Sequence[RolloutGroup], config: GRPOStage, label: str | None = None
 ) -> list[list[float | None] | None]:
-    """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal."""
+    """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal.
+
+    Under a loss of pairs they are signs: which answer is the better one of a group's pair, and which the worse.
+    """
+    if isinstance(config.loss, OnlinePreference):
+        return signs(groups, config.loss)
 
     def value(rollout: Rollout | None) -> float | None:
         if rollout is None or not rollout.completion.token_ids:  # cut before its first token, it says nothing

@@ -17,6 +17,7 @@ from stages.grpo.loss_config import (
     GroupNormalized,
     KLConfig,
     LossConfig,
+    OnlinePreference,
 )
 from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
 
@@ -114,6 +115,23 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
         return self
 
     @model_validator(mode="after")
+    def _learns_pairs_alone(self) -> Self:
+        if isinstance(self.loss, OnlinePreference):
+            clashes = {
+                "advantage": self.advantage != GroupNormalized(),
+                "correction": self.correction is not None,
+                "kl": self.kl.coef > 0,
+                "hint": self.hint is not None,
+                "mask_truncated": self.mask_truncated,
+            }
+            wrong = [name for name, is_set in clashes.items() if is_set]
+            if wrong:
+                raise ValueError(
+                    f"{wrong[0]}: loss online_preference learns from pairs, with a reference of its own; leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _knows_the_reward_that_says_what_is_hard(self) -> Self:
         labels = [reward.label for reward in self.rewards]
         if isinstance(self.prompt_order, ByDifficulty) and self.prompt_order.reward not in labels:
@@ -179,11 +197,16 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
         """As the config says."""
         return self.num_learners
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss looks at where the stage started."""
+        return self.kl.coef > 0 or isinstance(self.loss, OnlinePreference)
+
     def largest_group(self) -> int:
         """As many as are sampled."""
         return self.group_size
 
     def bytes_per_parameter(self, precision: Precision) -> float:
         """A reference of its own comes on top; under an adapter the policy without it is the reference."""
-        has_reference = self.kl.coef > 0 and self.params.type == "full"
+        has_reference = self.has_reference and self.params.type == "full"
         return super().bytes_per_parameter(precision) + (4 if has_reference else 0)

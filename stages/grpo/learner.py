@@ -23,6 +23,7 @@ from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
 from stages.grpo.batch import Part, Tokens, TrainingBatch, advantages_of, unweighted_batch
 from stages.grpo.config import GRPOStage
+from stages.grpo.loss_config import OnlinePreference
 from stages.grpo.losses import LOSSES, correction, kl
 from stages.grpo.metrics import folded, metrics_of
 from stages.grpo.ranks import Ranks, together
@@ -32,6 +33,7 @@ from stages.models import Policy, load_reference
 from stages.packed.forward import AnswerForward, Scored, costs_of
 from stages.packed.packing import PackedRows
 from stages.params import lora_config
+from stages.preference.pair_loss import AnswerLogprobs, price
 from stages.training import SCHEDULES
 
 STEP_ZERO_TOLERANCE = 1e-4
@@ -57,7 +59,7 @@ class Learner:
         model = policy.model if adapter is None else peft.get_peft_model(policy.model, adapter)
         self._reference = (
             self.ranks.shard(load_reference(policy, trust_remote_code=facts.trust_remote_code))
-            if config.kl.coef > 0 and adapter is None
+            if config.has_reference and adapter is None
             else None
         )
         if torch.cuda.is_available():
@@ -110,7 +112,7 @@ class Learner:
 
         Raises StageError where an adapter's initialisation changed the weights below it, say.
         """
-        if self._config.kl.coef == 0:
+        if not self._config.has_reference:
             return
         with self._accelerator.autocast():
             policy = sequence_logprobs(self._model, probe)
@@ -135,11 +137,13 @@ class Learner:
         ``hints`` are learned by likelihood in the same step. Raises StageError on a loss that is not finite.
         """
         found: list[dict[str, float]] = []
+        batch, priced = self._priced(batch)
         for part in self._parts(batch):
             loss, metrics = self._loss(part)
             self._backward(loss, part)
             found += [] if part.is_filler else [metrics]
         totals = folded(metrics for rank in self.ranks.gathered(found) for metrics in rank)
+        totals |= priced
         if hints is not None and self._config.hint is not None:
             totals["train/hint_nll_nats"] = self._learn_hints(hints, self._config.hint.coef)
         _require_finite("loss", totals["train/loss"])
@@ -218,6 +222,34 @@ class Learner:
     def _backward(self, loss: Tensor, part: Part) -> None:
         """Add a part's gradient to that of the batch; the ranks take the mean of theirs, and the sum is wanted."""
         self._accelerator.backward(loss * (0.0 if part.is_filler else float(self.ranks.num)))
+
+    def _priced(self, batch: TrainingBatch) -> tuple[TrainingBatch, dict[str, float]]:
+        """Return a batch of pairs with the advantages by which a policy gradient is that of its loss, and its metrics;
+        any other batch as it is."""
+        if not isinstance(self._config.loss, OnlinePreference):
+            return batch, {}
+        answers = self._under_both(batch)
+        pairs = [(answers[pair.chosen], answers[pair.rejected]) for pair in batch.pairs]
+        found = price(pairs, [pair.gap for pair in batch.pairs], self._config.loss.of)
+        order = [place for pair in batch.pairs for place in (pair.chosen, pair.rejected)]
+        by_place = dict(zip(order, found.gradients, strict=True))
+        gradients_N = torch.cat([by_place[place] for place in range(len(batch.answers))]).cpu()
+        tokens = replace(batch.tokens, advantages_N=-gradients_N / batch.tokens.weights_N)
+        return replace(batch, tokens=tokens), {"train/loss": found.loss, **found.metrics}
+
+    @torch.no_grad()
+    def _under_both(self, batch: TrainingBatch) -> dict[int, AnswerLogprobs]:
+        """Return the batch's answers, by their places, under the policy and the reference as they are now."""
+        found: dict[int, AnswerLogprobs] = {}
+        for part in self._parts(batch):
+            policy_N = self._scored(self._model, part.rows).logprobs_N.cpu()
+            reference_N = self._reference_logprobs(part.rows).cpu()
+            places, lengths = torch.unique_consecutive(part.tokens.answers_N.cpu(), return_counts=True)
+            under = (each.split(lengths.tolist()) for each in (policy_N, reference_N))
+            if not part.is_filler:
+                for place, own, held in zip(places.tolist(), *under, strict=True):
+                    found[place] = AnswerLogprobs(policy_T=own, reference_T=held)
+        return {place: answer for rank in self.ranks.gathered(found) for place, answer in rank.items()}
 
     @together
     def _kl_by_answer(self, batch: TrainingBatch) -> list[float]:

@@ -1,10 +1,12 @@
 """What a recipe may say about advantages, losses and what goes with them. Imports nothing heavy."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from stages.base import Config
+from stages.pairs.config import BestVsWorst, Diverse, MarginLimited, NearMiss, Shorter
+from stages.preference.config import DPOLoss, ODPOLoss
 
 
 def _type_or(default: str) -> BeforeValidator:
@@ -143,8 +145,41 @@ class PolicyGradient(_Loss):
     type: Literal["policy_gradient"] = "policy_gradient"
 
 
+OnlinePairing = Annotated[BestVsWorst | MarginLimited | NearMiss | Shorter | Diverse, Discriminator("type")]
+
+
+class OnlinePreference(Config):
+    """A pair of each group is learned with a loss of preferences, held to where the stage started: online DPO, Guo et
+    al. 2024, arXiv 2402.04792. It stands old samples better than policy gradients do: Noukhovitch et al. 2024, arXiv
+    2410.18252."""
+
+    type: Literal["online_preference"] = "online_preference"
+    of: DPOLoss | ODPOLoss = Field(default_factory=DPOLoss, discriminator="type")
+    """As in a preference stage."""
+    pairing: OnlinePairing = Field(default_factory=BestVsWorst)
+    """As in a pairs stage: which two answers of a group."""
+    aggregate: Aggregate = "token"
+    """Weighs tokens in metrics alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_loss(cls, value: Any) -> Any:
+        of = value.get("of") if isinstance(value, dict) else None
+        return {**value, "of": {"type": "dpo", **of}} if isinstance(of, dict) else value
+
+    @model_validator(mode="after")
+    def _can_be_learned_online(self) -> Self:
+        if isinstance(self.of, DPOLoss) and self.of.weighted:
+            raise ValueError("of.weighted (WPO) needs whole distributions, which are not kept online; leave it out")
+        if isinstance(self.pairing, Diverse) and self.pairing.measure == "embedding":
+            raise ValueError("pairing.measure embedding is for a pairs stage; take frequency or probability")
+        if isinstance(self.of, ODPOLoss):
+            self.of.check_gaps(self.pairing.least_gap, "here")
+        return self
+
+
 LossConfig = Annotated[
-    ClippedRatio | SequenceRatio | ClippedWeight | SoftGate | AdvantageRegression | PolicyGradient,
+    ClippedRatio | SequenceRatio | ClippedWeight | SoftGate | AdvantageRegression | PolicyGradient | OnlinePreference,
     Discriminator("type"),
     _type_or("clipped_ratio"),
 ]

@@ -96,6 +96,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Any], Tensor]] = {
     "soft_gate": soft_gate,
     "advantage_regression": advantage_regression,
     "policy_gradient": policy_gradient,
+    "online_preference": policy_gradient,
 }
 """Every loss type, and its function."""
 

@@ -13,8 +13,8 @@ class _Pairing(Config):
 
     @property
     def least_gap(self) -> float:
-        """The smallest difference of scores that a pair may have."""
-        return float("-inf")
+        """The smallest difference of scores that a pair may have; below 0 where scores do not decide."""
+        return 0.0
 
 
 class BestVsWorst(_Pairing):
@@ -114,6 +114,12 @@ class Shorter(_Pairing):
     type: Literal["shorter"]
     good_from: float | None = None
     """Least score of both answers; none: any."""
+
+    @property
+    def least_gap(self) -> float:
+        """Any."""
+        return float("-inf")
+
     min_ratio: float = Field(default=1.2, gt=1)
     """How many times as long, in tokens, the longer answer is at least."""
 
@@ -127,6 +133,11 @@ class FlippedSystem(_Pairing):
     """The two system prompts; one of the row's own is replaced."""
     good_from: float | None = None
     """Least score of both answers; none: any."""
+
+    @property
+    def least_gap(self) -> float:
+        """Any."""
+        return float("-inf")
 
     @model_validator(mode="after")
     def _differs(self) -> Self:
@@ -178,7 +189,7 @@ class PairsStage(SamplingStageConfig):
 
     def inputs(self) -> dict[str, str]:
         """The policy, where another stage made it."""
-        return {"policy": self.init_from} if self.init_from else {}
+        return {**super().inputs(), **({"policy": self.init_from} if self.init_from else {})}
 
     def largest_group(self) -> int:
         """As many as are sampled."""

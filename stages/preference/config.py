@@ -59,6 +59,18 @@ class ODPOLoss(Config):
     allow_negative_offset: bool = False
     """Under `log`, whether a gap below 1 may ask for a smaller margin than DPO does."""
 
+    def check_gaps(self, least: float, where: str) -> None:
+        """Raise ValueError where pairs whose score gaps are this at least make no offset; ``where`` they are made."""
+        if least < 0:
+            raise ValueError(
+                f"{where} pairs have any scores, and odpo asks for a margin by their gap; take another pairing, or dpo"
+            )
+        if self.scale == "log" and not self.allow_negative_offset and least < 1:
+            raise ValueError(
+                f"the log of a score gap below 1 is negative, and {where} pairs have gaps from {least:g}; set pairing: "
+                "{min_gap: 1} there, or scale: linear, or allow_negative_offset: true here"
+            )
+
 
 class KTOLoss(Config):
     """Answers that are good or bad one by one: KTO (Ethayarajh et al. 2024, arXiv 2402.01306), or APO-zero without
@@ -159,26 +171,16 @@ class PreferenceStage(SupervisedConfig):
 
             require_both(list(from_pairs(rows)) if self.loss.from_pairs else rows)
         else:
-            from stages.preference.losses import pair_offsets  # which reads the losses of this file
+            from stages.preference.losses import pair_offsets, refuse_equal_sides  # which read the losses of this file
 
+            refuse_equal_sides(rows)
             pair_offsets(rows, self.loss)
 
     def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
         """Pairs that are yet to be made must have gaps of which the loss can take the log."""
-        pairs, loss = sources.get("pairs"), self.loss
-        if not isinstance(loss, ODPOLoss) or not isinstance(pairs, PairsStage):
-            return
-        name, least = self.inputs()["pairs"], pairs.pairing.least_gap
-        if least < 0:
-            raise ValueError(
-                f"{name!r} makes pairs by {pairs.pairing.type}, whatever their scores are, and odpo asks for a margin "
-                "by the gap of scores; take loss: {type: dpo}"
-            )
-        if loss.scale == "log" and not loss.allow_negative_offset and least < 1:
-            raise ValueError(
-                f"the log of a score gap below 1 is negative, and {name!r} makes pairs with gaps from {least:g}; set "
-                "pairing: {min_gap: 1} there, or loss.scale: linear, or loss.allow_negative_offset: true here"
-            )
+        pairs = sources.get("pairs")
+        if isinstance(self.loss, ODPOLoss) and isinstance(pairs, PairsStage):
+            self.loss.check_gaps(pairs.pairing.least_gap, f"in {self.inputs()['pairs']!r}")
 
     def input_kind(self, role: str) -> str:
         """A policy, and pairs."""

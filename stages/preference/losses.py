@@ -17,12 +17,16 @@ from stages.preference.config import ODPOLoss, PreferenceLoss
 
 def pair_offsets(pairs: Sequence[Mapping[str, Any]], loss: PreferenceLoss) -> list[float]:
     """Return the offset of each pair, in nats; zero under DPO. Raises StageError for pairs that teach nothing."""
-    equal = [number for number, pair in enumerate(pairs, start=1) if pair["chosen"] == pair["rejected"]]
-    if equal:
-        raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
     if not isinstance(loss, ODPOLoss):
         return [0.0] * len(pairs)
     return offsets([pair["score_chosen"] for pair in pairs], [pair["score_rejected"] for pair in pairs], loss)
+
+
+def refuse_equal_sides(pairs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise StageError where a pair has the same answer on both sides."""
+    equal = [number for number, pair in enumerate(pairs, start=1) if pair["chosen"] == pair["rejected"]]
+    if equal:
+        raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
 
 
 def offsets(scores_chosen: Sequence[float], scores_rejected: Sequence[float], loss: ODPOLoss) -> list[float]:

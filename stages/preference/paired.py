@@ -7,15 +7,14 @@ from typing import Any
 import trl
 from datasets import Dataset
 
-from stages import artifact
 from stages.base import StageContext
-from stages.data.config import DataSetConfig
-from stages.data.rows import Row, load_rows
+from stages.data.rows import Row
 from stages.models import Policy
 from stages.params import lora_config
-from stages.preference.config import DPOLoss, PreferenceStage, StageData
+from stages.preference.config import DPOLoss, PreferenceStage
 from stages.preference.losses import pair_offsets
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.source import load_pairs
 from stages.preference.trainer import PairTrainer
 from stages.trainer import trainer_arguments
 
@@ -25,11 +24,7 @@ class Paired:
 
     def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
         """Return the pairs, each with the loss's `offset` in nats."""
-        data = config.data
-        if isinstance(data, StageData):
-            artifact.read(context.inputs["pairs"], "pairs")
-            data = DataSetConfig(path=str(context.inputs["pairs"] / "pairs.jsonl"))
-        rows = load_rows(data, config.columns())
+        rows = load_pairs(config.data, context, config.columns())
         return [{**row, "offset": offset} for row, offset in zip(rows, pair_offsets(rows, config.loss), strict=True)]
 
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:

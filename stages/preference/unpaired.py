@@ -7,15 +7,14 @@ from typing import Any
 import trl
 from datasets import Dataset
 
-from stages import artifact
 from stages.base import StageContext
-from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows
 from stages.models import Policy
 from stages.params import lora_config
 from stages.preference.config import KTOLoss, PreferenceStage, StageData
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.source import load_answers, load_pairs
 from stages.preference.trainer import AnswerTrainer
 from stages.trainer import trainer_arguments
 
@@ -74,15 +73,10 @@ class Unpaired:
         return [row["prompt_ids"] + row["completion_ids"] for row in rows]
 
     def _rows(self, config: PreferenceStage, context: StageContext) -> list[Row]:
-        data = config.data
-        if not isinstance(data, StageData):
-            rows = load_rows(data, config.columns())
-            assert isinstance(config.loss, KTOLoss)
-            return list(from_pairs(rows)) if config.loss.from_pairs else rows
-        folder = context.inputs["pairs"]
-        artifact.read(folder, "pairs")
-        if data.answers is not None:
-            scored = load_rows(DataSetConfig(path=str(folder / "answers.jsonl")), ["prompt", "completion", "score"])
-            return list(by_score(scored, data.answers))
-        pairs = load_rows(DataSetConfig(path=str(folder / "pairs.jsonl")), ["prompt", "chosen", "rejected"])
-        return list(from_pairs(pairs))
+        data, loss = config.data, config.loss
+        assert isinstance(loss, KTOLoss)
+        if isinstance(data, StageData) and data.answers is not None:
+            return list(by_score(load_answers(context), data.answers))
+        if isinstance(data, StageData) or loss.from_pairs:
+            return list(from_pairs(load_pairs(data, context, ["prompt", "chosen", "rejected"])))
+        return load_rows(data, config.columns())

@@ -26,7 +26,7 @@ class ReadinessStage(SamplingStageConfig):
 
     def inputs(self) -> dict[str, str]:
         """The policy, where another stage made it."""
-        return {"policy": self.init_from} if self.init_from else {}
+        return {**super().inputs(), **({"policy": self.init_from} if self.init_from else {})}
 
     def largest_group(self) -> int:
         """As many as are sampled."""

@@ -13,7 +13,7 @@ from rollout.records import read_groups
 from stages import artifact
 from tests.end_to_end.runs import begin, metrics, wait_for, write_recipe, write_rows
 from tests.models import write_tiny_model
-from tests.rollout.test_vllm_pool import engine_processes
+from tests.rollout.test_vllm_pool import core_of
 
 pytestmark = pytest.mark.real
 
@@ -63,7 +63,7 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
     wait_for(lambda: 2 in metrics(run, "grpo") or driver.poll() is not None, "step 2 of grpo", 400)
     family = psutil.Process(driver.pid).children(recursive=True)
     [actor] = [process.pid for process in family if "EngineActor" in " ".join(process.cmdline())]
-    os.kill(engine_processes(actor)["Worker"], signal.SIGKILL)
+    os.kill(core_of(actor), signal.SIGKILL)
     told, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, told + said
     assert sum(row["rollout/engine_restarts"] for row in metrics(run, "grpo").values()) == 1

@@ -66,16 +66,14 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def engine_processes(actor: int, within_s: float = 30.0) -> dict[str, int]:
-    """vLLM's own processes below an actor: its core, and the worker below that."""
+def core_of(actor: int, within_s: float = 30.0) -> int:
+    """vLLM's own process below an actor: its core, in which the worker runs."""
     deadline = time.monotonic() + within_s
     while True:
         below = {child.pid: child for child in psutil.Process(actor).children(recursive=True)}
         engines = [pid for pid, child in below.items() if "resource_tracker" not in " ".join(child.cmdline())]
-        cores = [pid for pid in engines if below[pid].ppid() == actor]
-        workers = [pid for pid in engines if below[pid].ppid() in cores]
-        if len(cores) == len(workers) == 1:
-            return {"EngineCore": cores[0], "Worker": workers[0]}
+        if len(engines) == 1 and below[engines[0]].ppid() == actor:
+            return engines[0]
         assert time.monotonic() < deadline, {pid: child.cmdline() for pid, child in below.items()}
         time.sleep(0.1)
 
@@ -100,11 +98,11 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PreTrained
     assert model.config.tie_word_embeddings
     pool = start(model, tmp_path_factory.mktemp("qwen3"), sleep=True)
     publish(pool, model, 0)
-    children = engine_processes(pool.pids[0])
+    core = core_of(pool.pids[0])
     yield model, pool
     pool.close()
     pool.close()
-    assert_soon_gone([*pool.pids, *children.values()])
+    assert_soon_gone([*pool.pids, core])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -245,33 +243,33 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
         model = tiny_model("gpt_neox", seed=version)
         expected = [token_logprobs(model, probe) for probe in PROBES]
         sync.publish(policy_weights(model), version, PROBES, expected)
-    pid, children = pool.pids[0], engine_processes(pool.pids[0])
+    pid, core = pool.pids[0], core_of(pool.pids[0])
     futures = [pool.submit(request(max_tokens=100, eos_ids=(), seed=seed)) for seed in range(300)]
     futures[0].result(60)
     os.kill(pid, signal.SIGKILL)
     found = [future.result(180) for future in futures]
-    assert_soon_gone([pid, *children.values()])
+    assert_soon_gone([pid, core])
     assert pool.pids[0] != pid
     assert {version for completions in found for completion in completions for version in completion.versions} == {1}
     assert_logprobs_are_the_models(found[-1], model, 1.0)
     assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
-    children = engine_processes(pool.pids[0])
+    core = core_of(pool.pids[0])
     futures = [pool.submit(request(max_tokens=100, eos_ids=(), seed=seed)) for seed in range(100)]
     futures[0].result(60)
-    os.kill(children["EngineCore"], signal.SIGKILL)  # vLLM's own process below the actor; both threads hear of it
+    os.kill(core, signal.SIGKILL)  # vLLM's own process below the actor; both threads hear of it
     [again] = pool.logprobs(PROBES)
     assert again[0] == pytest.approx(expected[0], abs=1e-4)
     assert all(len(future.result(180)) == 4 for future in futures)
     assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
     sync.close()
     pool.close()
-    assert_soon_gone([*pool.pids, *children.values()])
+    assert_soon_gone([*pool.pids, core])
 
 
 def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path) -> None:
     pool = start(tiny_model("qwen3"), tmp_path, max_restarts=0)
     future = pool.submit(request(max_tokens=100, eos_ids=(), num_completions=400))
-    children = engine_processes(pool.pids[0])
+    core = core_of(pool.pids[0])
     os.kill(pool.pids[0], signal.SIGKILL)
     with pytest.raises(RolloutError, match=r"no engine is left to answer. engine 0: .*can be resumed"):
         future.result(30)
@@ -280,7 +278,7 @@ def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path)
     with pytest.raises(RolloutError, match="no engine is left"):
         pool.logprobs(PROBES)
     pool.close()
-    assert_soon_gone([*children.values()])
+    assert_soon_gone([core])
 
 
 def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
     sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4))
     sync.publish(policy_weights(model), 0, PROBES, [token_logprobs(model, probe) for probe in PROBES])
     pid = pool.pids[0]
-    stopped = engine_processes(pid)["EngineCore"]
+    stopped = core_of(pid)
     os.kill(stopped, signal.SIGSTOP)
     completions = pool.submit(request()).result(300)
     assert_logprobs_are_the_models(completions, model, 1.0)
@@ -322,10 +320,10 @@ def test_engines_take_the_bundles_after_the_learners(tmp_path: Path) -> None:
 
 _DRIVER = """
 import pathlib, sys, time, ray
-from tests.rollout.test_vllm_pool import engine_processes, start, tiny_model
+from tests.rollout.test_vllm_pool import core_of, start, tiny_model
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 pool = start(tiny_model("qwen3"), pathlib.Path(sys.argv[1]))
-print("pids", *pool.pids, *engine_processes(pool.pids[0]).values(), flush=True)
+print("pids", *pool.pids, core_of(pool.pids[0]), flush=True)
 time.sleep(600)
 """
 

@@ -38,6 +38,6 @@ def group(
             finish_reason=finish_reasons[at] if finish_reasons else "stop",
         )
         score = Score(value=value, cause="ok" if value is not None else "timeout")
-        rollouts.append(Rollout(completion=completion, response="", score=score))
+        rollouts.append(Rollout(completion=completion, response=f"answer {token_ids}", score=score))
     prompt = Prompt(id=str(prompt_ids), messages=[], token_ids=tuple(prompt_ids))
     return RolloutGroup(prompt=prompt, rollouts=tuple(rollouts))

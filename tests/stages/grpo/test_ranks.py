@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "reference": {"kl": {"coef": 0.3}, "entropy_coef": 0.1, "loss": {"type": "sequence_ratio"}},
     "adapter": {"params": {"type": "lora", "r": 4}, "kl": {"coef": 0.3}, "hint": {"num_steps": 9, "coef": 0.1}},
+    "pairs": {"loss": {"type": "online_preference", "of": {"beta": 0.5}}},
     "one_row": {"micro_batch_tokens": 10_000, "prompts_per_step": 1},
 }
 KL_IN_REWARD = {"kl": {"coef": 0.5, "where": "reward", "estimate": "k1"}, "advantage": {"type": "mean_only"}}
@@ -53,6 +54,7 @@ def learner_of(config: GRPOStage, folder: Path, ranks: Ranks | None = None, prec
 
 def gradients(learner: Learner, batch: TrainingBatch) -> dict[str, torch.Tensor]:
     """Run on every rank, each by itself."""
+    batch, _ = learner._priced(batch)
     for part in learner._parts(batch):
         loss, _ = learner._loss(part)
         learner._backward(loss, part)

@@ -50,18 +50,20 @@ def trainer_of(kind: type, folder: Path, model: Any, peft_config: Any = None, **
     )
 
 
-def loss_and_gradients(kind: type, folder: Path, **values: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+def loss_and_gradients(
+    kind: type, folder: Path, *, moved: bool = True, **values: Any
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
     trainer = trainer_of(kind, folder, tiny_model("qwen3", vocab_size=len(TOKENIZER)), **values)
     inputs = trainer.data_collator(list(trainer.train_dataset))
     drawn = torch.Generator().manual_seed(3)
     with torch.no_grad():  # away from the reference, where most losses have no curvature to show
         for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and moved:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=drawn)
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
-    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return loss.detach(), gradients, trainer
 
 

@@ -1,0 +1,1 @@
+"""A model that tells the better of two answers, by TRL's RewardTrainer."""

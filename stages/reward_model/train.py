@@ -1,0 +1,142 @@
+"""A reward model: pairs, a head of one number on the policy, TRL's trainer, train, save, put to the test."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+
+from rewards.config import ModelRewardConfig
+from rewards.model import load_model
+from stages import artifact
+from stages.artifact import Manifest
+from stages.base import StageContext, StageError, StageResult
+from stages.data.rows import Row
+from stages.data.rows import fingerprint as data_fingerprint
+from stages.evaluate.intervals import wilson
+from stages.models import DTYPES, cast_parameters, device, load_tokenizer, policy_folder
+from stages.params import lora_config
+from stages.preference.source import load_pairs
+from stages.reward_model.calibration import calibration
+from stages.reward_model.config import RewardModelStage
+from stages.trainer import train, trainer_arguments
+
+
+def run(config: RewardModelStage, context: StageContext) -> StageResult:
+    """Teach a copy of the policy with a head of one number to give chosen answers more than rejected ones."""
+    pairs = load_pairs(config.data, context, config.columns())
+    learned, held_out = split(pairs, config.held_out, context.seed)
+    tokenizer = load_tokenizer(policy_folder(context), context.facts)
+    trainer = trl.RewardTrainer(
+        model=load_with_head(context, tokenizer),
+        args=to_trl(config, context),
+        train_dataset=Dataset.from_list([_row(pair, config) for pair in learned]),
+        processing_class=tokenizer,
+        peft_config=lora_config(config.params, "SEQ_CLS"),
+    )
+    version = train(trainer, config, context)
+    save(trainer.model, tokenizer, config, context, version)
+    return StageResult(
+        metrics={
+            "train/steps": version,
+            "data/pairs": len(learned),
+            "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that are too long
+            "data/pairs_held_out": len(held_out),
+            **put_to_the_test(config, context, held_out),
+        }
+    )
+
+
+def split(pairs: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return pairs to learn from and pairs to be tested on; all pairs of a prompt are on one side.
+
+    Raises StageError where there are too few prompts for two sides.
+    """
+    names = [hashlib.sha256(json.dumps(pair["prompt"]).encode()).hexdigest() for pair in pairs]
+    prompts = sorted(set(names))
+    num = round(fraction * len(prompts))
+    if not 0 < num < len(prompts):
+        lacking = "learn from" if num else "test on"
+        raise StageError(
+            f"a share of {fraction:g} of {len(prompts)} prompts leaves nothing to {lacking}; give more pairs, or "
+            "change held_out"
+        )
+    apart = set(random.Random(seed).sample(prompts, num))
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for name, pair in zip(names, pairs, strict=True):
+        sides[name in apart].append(pair)
+    return sides
+
+
+def load_with_head(context: StageContext, tokenizer: Any) -> Any:
+    """Load the policy's layers in float32 under a fresh head of one label, whose weights follow from the seed."""
+    transformers.set_seed(context.seed)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        policy_folder(context),
+        dtype=torch.float32,
+        num_labels=1,
+        trust_remote_code=context.facts.trust_remote_code,
+        attn_implementation="sdpa",
+    ).to(device())
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    return model
+
+
+def to_trl(config: RewardModelStage, context: StageContext) -> trl.RewardConfig:
+    """Return TRL's settings for ours: the one place where the names meet."""
+    return trl.RewardConfig(**trainer_arguments(config, context), center_rewards_coefficient=config.center)
+
+
+def save(model: Any, tokenizer: Any, config: RewardModelStage, context: StageContext, version: int) -> None:
+    """Publish a plain Hugging Face folder, which the `model` reward loads; an adapter is merged."""
+
+    def fill(folder: Path) -> None:
+        whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        cast_parameters(whole, DTYPES[context.facts.precision])
+        whole.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    artifact.write(
+        context,
+        fill,
+        lambda files: Manifest(
+            kind="reward_model",
+            stage=context.name,
+            fingerprint=context.fingerprint,
+            files=dict(files),
+            data={role: data_fingerprint(data) for role, data in config.datasets().items()},
+            code=artifact.code_versions(),
+            version=version,
+            dtype=context.facts.precision,
+            started_from=artifact.weights_digest(policy_folder(context)),
+            weights_sha256=artifact.weights_digest(context.output.with_name(".output.writing")),
+            adapter="none" if config.params.type == "full" else "merged",
+        ),
+    )
+
+
+def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequence[Row]) -> dict[str, float]:
+    """Return accuracy, with its 95 % interval, and calibration on held-out pairs, by the reward that serves it."""
+    logits_of = load_model(ModelRewardConfig(model=str(context.output), max_tokens=config.max_tokens))
+    chosen, rejected = (logits_of([[*p["prompt"], *p[side]] for p in pairs]) for side in ("chosen", "rejected"))
+    found = calibration(chosen, rejected)
+    interval = wilson(round(found.accuracy * len(pairs)), len(pairs))
+    return {
+        "reward_model/accuracy": found.accuracy,
+        "reward_model/accuracy_low": interval.low,
+        "reward_model/accuracy_high": interval.high,
+        "reward_model/log_loss_nats": found.log_loss,
+        "reward_model/calibration_error": found.error,
+    }
+
+
+def _row(pair: Row, config: RewardModelStage) -> Row:
+    row = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
+    return {**row, "margin": pair["score_chosen"] - pair["score_rejected"]} if config.margin else row
