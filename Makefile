@@ -6,7 +6,7 @@ RUN ?= runs/quickstart
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl bench-rl-gpu clean
+.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl bench-rl-gpu bench-preference clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ bench-rewards: setup ## the math reward's speed, beside math-verify's
 
 bench-rl: setup ## GRPO beside TRL's trainer; needs the demo's run for whole steps
 	$(BIN)/python -m benchmarks.rl cpu
+
+bench-preference: setup ## DPO beside TRL's trainer
+	$(BIN)/python -m benchmarks.preference
 
 bench-rl-gpu: setup ## the update alone, of a model of 0.5 B parameters on an NVIDIA GPU
 	$(BIN)/python -m benchmarks.rl gpu

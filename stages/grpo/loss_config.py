@@ -206,7 +206,14 @@ class MaskedWeights(_Correction):
     """Smallest weight."""
 
 
-CorrectionConfig = Annotated[TruncatedWeights | MaskedWeights, Discriminator("type")]
+class Uncorrected(Config):
+    """Every token counts once, whoever sampled it: said where a loss without a ratio is to take old samples as they
+    are."""
+
+    type: Literal["uncorrected"] = "uncorrected"
+
+
+CorrectionConfig = Annotated[TruncatedWeights | MaskedWeights | Uncorrected, Discriminator("type")]
 
 
 class KLConfig(Config):

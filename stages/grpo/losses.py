@@ -19,6 +19,7 @@ from stages.grpo.loss_config import (
     PolicyGradient,
     SequenceRatio,
     SoftGate,
+    Uncorrected,
 )
 
 
@@ -115,6 +116,8 @@ def correction(current_N: Tensor, engine_N: Tensor, answers_N: Tensor, config: C
     masked, IcePop, Ling team 2025, arXiv 2510.18855. With the ratio then taken to the current policy, this is the
     decoupled objective of Hilton et al. 2021, arXiv 2110.00641, its proximal policy being the one before the update.
     """
+    if isinstance(config, Uncorrected):
+        return torch.ones_like(current_N)
     log_ratio_N = current_N - engine_N
     if config.level == "sequence":
         log_ratio_N = sum_by_answer(log_ratio_N, answers_N)

@@ -122,7 +122,42 @@ def _source(value: Any) -> str:
 PairsSource = Annotated[Annotated[StageData, Tag("stage")] | Annotated[DataConfig, Tag("data")], Discriminator(_source)]
 
 
-class PreferenceStage(SupervisedConfig):
+class PairedConfig(SupervisedConfig):
+    """Base of the stages that learn from pairs."""
+
+    data: PairsSource
+    """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`."""
+
+    def input_kind(self, role: str) -> str:
+        """A policy, and pairs."""
+        return "pairs" if role == "pairs" else super().input_kind(role)
+
+    def inputs(self) -> dict[str, str]:
+        """The policy, and the pairs where a stage made them."""
+        pairs = {"pairs": self.data.stage} if isinstance(self.data, StageData) else {}
+        return {**super().inputs(), **pairs}
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The pairs, where they come from outside."""
+        return {} if isinstance(self.data, StageData) else {"data": self.data}
+
+
+class Monitor(Config):
+    """What is looked at while a preference is learned: how likely good, bad and the policy's own greedy answers are.
+
+    Ren and Sutherland 2024, arXiv 2407.10490."""
+
+    every_steps: int = Field(default=10, ge=1)
+    """Steps between two looks."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of prompts that are not learned from, and watched; 0: some are watched that are learned from."""
+    num_prompts: int = Field(default=16, ge=1)
+    """Most pairs, or answers of each class, that are watched."""
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer that the policy gives when it is looked at."""
+
+
+class PreferenceStage(PairedConfig):
     """Learn from pairs to prefer the better answer, held to where the stage started."""
 
     kind: Literal["preference"]
@@ -134,7 +169,10 @@ class PreferenceStage(SupervisedConfig):
     """Tokens of pairs forwarded at once inside a micro-batch, padding included, each prompt once where that is cheaper.
     None: TRL's own padded forward, without it; so under WPO and KTO."""
 
-    of_the_machine: ClassVar[frozenset[str]] = SupervisedConfig.of_the_machine | {"micro_batch_tokens"}
+    monitor: Monitor | None = Field(default_factory=Monitor)
+    """None: nothing is looked at."""
+
+    of_the_machine: ClassVar[frozenset[str]] = SupervisedConfig.of_the_machine | {"micro_batch_tokens", "monitor"}
 
     @property
     def row_tokens(self) -> int | None:
@@ -182,15 +220,11 @@ class PreferenceStage(SupervisedConfig):
         if isinstance(self.loss, ODPOLoss) and isinstance(pairs, PairsStage):
             self.loss.check_gaps(pairs.pairing.least_gap, f"in {self.inputs()['pairs']!r}")
 
-    def input_kind(self, role: str) -> str:
-        """A policy, and pairs."""
-        return "pairs" if role == "pairs" else super().input_kind(role)
+    @property
+    def held_out(self) -> float:
+        """Share of prompts that are not learned from."""
+        return self.monitor.held_out if self.monitor is not None else 0.0
 
-    def inputs(self) -> dict[str, str]:
-        """The policy, and the pairs where a stage made them."""
-        pairs = {"pairs": self.data.stage} if isinstance(self.data, StageData) else {}
-        return {**super().inputs(), **pairs}
-
-    def datasets(self) -> dict[str, DataSetConfig]:
-        """The pairs, where they come from outside."""
-        return {} if isinstance(self.data, StageData) else {"data": self.data}
+    def identity(self) -> dict[str, Any]:
+        """Of what is looked at, only what is kept apart for it."""
+        return {**super().identity(), "held_out": self.held_out}

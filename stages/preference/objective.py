@@ -9,6 +9,7 @@ from stages.data.rows import Row
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy
 from stages.preference.config import PreferenceStage
+from stages.preference.monitor import Watched
 from stages.preference.reference_cache import ReferenceCache
 
 REFERENCE_TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
@@ -34,6 +35,10 @@ class Objective(Protocol):
 
     def report(self, rows: Sequence[Row], trainer: Any) -> Mapping[str, float]:
         """Return what was learned from, as metrics."""
+        ...
+
+    def watched(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage) -> Watched:
+        """Return what of some rows is looked at while others, or these, are learned from."""
         ...
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:

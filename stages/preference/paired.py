@@ -13,6 +13,7 @@ from stages.models import Policy
 from stages.params import lora_config
 from stages.preference.config import DPOLoss, PreferenceStage
 from stages.preference.losses import pair_offsets
+from stages.preference.monitor import Watched, watched_pairs
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
 from stages.preference.source import load_pairs
 from stages.preference.trainer import PairTrainer
@@ -71,6 +72,12 @@ class Paired:
             "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that leave no room for an answer
             "preference/offset_mean_nats": sum(row["offset"] for row in rows) / len(rows),
         }
+
+    def watched(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage) -> Watched:
+        """Return some pairs."""
+        assert config.monitor is not None
+        chosen = rows[:: max(1, len(rows) // config.monitor.num_prompts)][: config.monitor.num_prompts]
+        return watched_pairs(chosen, policy.tokenizer, config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
         """Return prompts with their chosen answers."""

@@ -5,8 +5,10 @@ from dataclasses import replace
 from stages.base import StageContext, StageResult
 from stages.models import load_policy, save_policy
 from stages.preference.config import KTOLoss, PreferenceStage
+from stages.preference.monitor import MonitorCallback
 from stages.preference.objective import Objective
 from stages.preference.paired import Paired
+from stages.preference.source import split
 from stages.preference.unpaired import Unpaired
 from stages.trainer import train
 
@@ -14,11 +16,16 @@ from stages.trainer import train
 def run(config: PreferenceStage, context: StageContext) -> StageResult:
     """Teach the policy to prefer the better answers; the reference is the policy that the stage starts from."""
     objective: Objective = Unpaired() if isinstance(config.loss, KTOLoss) else Paired()
-    rows = objective.load(config, context)
+    rows = kept_apart = objective.load(config, context)
+    if config.held_out:
+        rows, kept_apart = split(rows, config.held_out, context.seed)
     policy = load_policy(context)
     trainer = objective.trainer(rows, policy, config, context)
     policy = replace(policy, model=trainer.model)
     start = objective.check_start(trainer, policy, context)
+    if config.monitor is not None:
+        watched = objective.watched(kept_apart, policy, config)
+        trainer.add_callback(MonitorCallback(watched, policy, config.monitor, config.loss.beta, context))
     version = train(trainer, config, context)
     save_policy(
         context,

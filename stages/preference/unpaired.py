@@ -13,6 +13,7 @@ from stages.models import Policy
 from stages.params import lora_config
 from stages.preference.config import KTOLoss, PreferenceStage, StageData
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
+from stages.preference.monitor import Watched, watched_answers
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
 from stages.preference.source import load_answers, load_pairs
 from stages.preference.trainer import AnswerTrainer
@@ -66,6 +67,13 @@ class Unpaired:
             "preference/desirable_weight": trainer.desirable_weight,
             "preference/undesirable_weight": trainer.undesirable_weight,
         }
+
+    def watched(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage) -> Watched:
+        """Return some good answers, and as many bad ones."""
+        assert config.monitor is not None
+        num = config.monitor.num_prompts
+        sides = [[row for row in rows if bool(row["label"]) is label][:num] for label in (True, False)]
+        return watched_answers([row for side in sides for row in side], policy.tokenizer, config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
         """Return prompts with their answers."""

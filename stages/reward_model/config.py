@@ -5,19 +5,15 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.data.config import DataSetConfig
 from stages.data.rows import Row
-from stages.preference.config import PairsSource, StageData
-from stages.training import SupervisedConfig
+from stages.preference.config import PairedConfig, StageData
 
 
-class RewardModelStage(SupervisedConfig):
+class RewardModelStage(PairedConfig):
     """Learn a number for a conversation, such that chosen answers get more than rejected ones: Bradley and Terry 1952,
     Ouyang et al. 2022, arXiv 2203.02155."""
 
     kind: Literal["reward_model"]
-    data: PairsSource
-    """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`."""
     margin: bool = False
     """Whether a pair must be told apart by the gap of its `score_chosen` and `score_rejected` at least: Llama 2,
     Touvron et al. 2023, arXiv 2307.09288."""
@@ -44,16 +40,3 @@ class RewardModelStage(SupervisedConfig):
         from stages.preference.losses import refuse_equal_sides
 
         refuse_equal_sides(rows)
-
-    def input_kind(self, role: str) -> str:
-        """A policy, and pairs."""
-        return "pairs" if role == "pairs" else super().input_kind(role)
-
-    def inputs(self) -> dict[str, str]:
-        """The policy, and the pairs where a stage made them."""
-        pairs = {"pairs": self.data.stage} if isinstance(self.data, StageData) else {}
-        return {**super().inputs(), **pairs}
-
-    def datasets(self) -> dict[str, DataSetConfig]:
-        """The pairs, where they come from outside."""
-        return {} if isinstance(self.data, StageData) else {"data": self.data}

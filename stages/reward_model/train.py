@@ -1,8 +1,5 @@
 """A reward model: pairs, a head of one number on the policy, TRL's trainer, train, save, put to the test."""
 
-import hashlib
-import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,13 @@ from rewards.config import ModelRewardConfig
 from rewards.model import load_model
 from stages import artifact
 from stages.artifact import Manifest
-from stages.base import StageContext, StageError, StageResult
+from stages.base import StageContext, StageResult
 from stages.data.rows import Row
 from stages.data.rows import fingerprint as data_fingerprint
 from stages.evaluate.intervals import wilson
 from stages.models import DTYPES, cast_parameters, device, load_tokenizer, policy_folder
 from stages.params import lora_config
-from stages.preference.source import load_pairs
+from stages.preference.source import load_pairs, split
 from stages.reward_model.calibration import calibration
 from stages.reward_model.config import RewardModelStage
 from stages.trainer import train, trainer_arguments
@@ -51,27 +48,6 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
             **put_to_the_test(config, context, held_out),
         }
     )
-
-
-def split(pairs: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return pairs to learn from and pairs to be tested on; all pairs of a prompt are on one side.
-
-    Raises StageError where there are too few prompts for two sides.
-    """
-    names = [hashlib.sha256(json.dumps(pair["prompt"]).encode()).hexdigest() for pair in pairs]
-    prompts = sorted(set(names))
-    num = round(fraction * len(prompts))
-    if not 0 < num < len(prompts):
-        lacking = "learn from" if num else "test on"
-        raise StageError(
-            f"a share of {fraction:g} of {len(prompts)} prompts leaves nothing to {lacking}; give more pairs, or "
-            "change held_out"
-        )
-    apart = set(random.Random(seed).sample(prompts, num))
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    for name, pair in zip(names, pairs, strict=True):
-        sides[name in apart].append(pair)
-    return sides
 
 
 def load_with_head(context: StageContext, tokenizer: Any) -> Any:

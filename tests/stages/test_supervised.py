@@ -63,11 +63,15 @@ def metrics(context: StageContext) -> list[dict[str, float]]:
     return [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def losses(context: StageContext) -> list[float]:
+    return [row["train/loss"] for row in metrics(context) if "train/loss" in row]
+
+
 def test_sft_lowers_the_loss_and_hands_over_a_verified_model(tmp_path: Path, model: Path) -> None:
     context = make_context(tmp_path, model)
     run_sft(sft_stage(tmp_path, num_steps=30), context)
-    losses = [row["train/loss"] for row in metrics(context) if "train/loss" in row]
-    assert len(losses) == 30 and losses[-1] < losses[0] / 2
+    told = losses(context)
+    assert len(told) == 30 and told[-1] < told[0] / 2
     manifest = artifact.read(context.output, "model")
     assert (manifest.version, manifest.dtype, manifest.adapter) == (30, "float32", "none")
     assert manifest.started_from == artifact.weights_digest(model) != manifest.weights_sha256
@@ -140,7 +144,7 @@ def test_lora_trains_only_the_adapter_and_hands_over_merged_weights(tmp_path: Pa
 def test_dpo_starts_at_ln_2_and_prefers_the_chosen(tmp_path: Path, model: Path) -> None:
     context = make_context(tmp_path, model)
     result = run_preference(preference_stage(tmp_path, num_steps=20), context)
-    first, last = metrics(context)[0], [row for row in metrics(context) if "train/loss" in row][-1]
+    first, *_, last = [row for row in metrics(context) if "train/loss" in row]
     assert first["train/loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert result.metrics["preference/loss_at_start"] == pytest.approx(math.log(2), abs=1e-4)
     assert last["train/loss"] < 0.6 and last["preference/accuracy_beyond_offset"] == 1.0
@@ -151,7 +155,7 @@ def test_dpo_after_sft_with_an_adapter_starts_at_ln_2_too(tmp_path: Path, model:
     run_sft(sft_stage(tmp_path, params={"type": "lora", "r": 4}, learning_rate=3e-2), sft)
     context = make_context(tmp_path, model, name="dpo", inputs={"policy": sft.output})
     run_preference(preference_stage(tmp_path, params={"type": "lora", "r": 4}), context)
-    assert metrics(context)[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert losses(context)[0] == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_odpo_with_offset_zero_is_dpo_to_the_last_bit(tmp_path: Path, model: Path) -> None:
@@ -168,7 +172,7 @@ def test_odpo_s_first_loss_is_that_of_its_offsets(tmp_path: Path, model: Path) -
     loss = {"type": "odpo", "alpha": 2.0, "scale": "linear"}
     run_preference(preference_stage(tmp_path, loss=loss, batch_size=8, num_steps=1), context)
     expected = sum(math.log1p(math.exp(2 * (1 - n / 10))) for n in range(1, 9)) / 8
-    assert metrics(context)[0]["train/loss"] == pytest.approx(expected, abs=1e-4)
+    assert losses(context)[0] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_every_dpo_loss_of_trl_trains(variant: str, tmp_path: Path, model: Path)
     loss = {"type": "dpo", "variants": [variant], "label_smoothing": 0.1 if variant in ("exo_pair", "robust") else 0.0}
     context = make_context(tmp_path, model)
     run_preference(preference_stage(tmp_path, num_steps=1, loss=loss), context)
-    assert math.isfinite(metrics(context)[0]["train/loss"])
+    assert math.isfinite(losses(context)[0])
 
 
 def test_a_loss_that_is_not_finite_ends_the_stage_and_leaves_the_last_checkpoint(tmp_path: Path, model: Path) -> None:

@@ -14,6 +14,7 @@ from stages.grpo.loss_config import (
     MaskedWeights,
     SequenceRatio,
     TruncatedWeights,
+    Uncorrected,
 )
 from stages.grpo.losses import LOSSES, correction, kl, mean_by_answer, sum_by_answer
 
@@ -93,6 +94,12 @@ def test_corrections_by_hand() -> None:
     }
     for name, weights in found.items():
         torch.testing.assert_close(weights, torch.tensor(expected[name]), msg=name)
+
+
+def test_who_says_so_takes_old_samples_as_they_are() -> None:
+    current, engine = torch.tensor([-1.0, -5.0]), torch.tensor([-3.0, -1.0])
+    weights = correction(current, engine, torch.tensor([0, 0]), Uncorrected())
+    assert weights.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("config", [{"type": "truncated"}, {"type": "masked", "level": "sequence"}])

@@ -18,9 +18,10 @@ from rewards.types import RewardError
 from stages import artifact
 from stages.base import StageContext, StageError
 from stages.grpo.config import GRPOStage
+from stages.preference.source import split
 from stages.reward_model.calibration import calibration
 from stages.reward_model.config import RewardModelStage
-from stages.reward_model.train import load_with_head, run, split
+from stages.reward_model.train import load_with_head, run
 from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
 
@@ -90,7 +91,7 @@ def test_all_pairs_of_a_prompt_are_on_one_side() -> None:
     assert (len(learned), len(held_out)) == (35, 15)
     assert not {pair["prompt"] for pair in learned} & {pair["prompt"] for pair in held_out}
     assert split(pairs, 0.3, seed=1) == (learned, held_out) != split(pairs, 0.3, seed=2)
-    with pytest.raises(StageError, match="leaves nothing to test on"):
+    with pytest.raises(StageError, match="leaves nothing to keep apart"):
         split(pairs[:4], 0.1, seed=1)
 
 

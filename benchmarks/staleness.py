@@ -1,0 +1,85 @@
+"""How well online DPO, corrected GRPO and a plain policy gradient stand old samples.
+
+    make run RECIPE=configs/online_dpo.yaml && python -m benchmarks.staleness [STALENESS ...]
+
+Each method learns from the SFT model of the ladder with as many updates, on answers that are 0, 1, 4 and 8 versions old
+at most, and takes the exam: a table, and `benchmarks/results/staleness.json`. After Noukhovitch et al. 2024, arXiv
+2410.18252, in small.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+RECIPE, RUNS = Path("configs/online_dpo.yaml"), Path("runs")
+RESULT = Path(__file__).parent / "results" / "staleness.json"
+STALENESS = (0, 1, 4, 8)
+STEPS = 60
+METHODS: dict[str, dict[str, Any]] = {
+    "online DPO": {"loss": {"type": "online_preference", "of": {"type": "dpo", "beta": 0.1}}},
+    "GRPO, corrected": {"loss": {"type": "clipped_ratio"}, "correction": {"type": "truncated"}},
+    "policy gradient": {"loss": {"type": "policy_gradient"}, "correction": {"type": "uncorrected"}},
+}
+"""What each says in place of the recipe's loss; all else is the same."""
+
+
+def recipe(method: str, staleness: int) -> dict[str, Any]:
+    """Return the ladder's online stage and its exam as a recipe of their own, from the ladder's SFT model."""
+    found: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
+    stage = {name: value for name, value in found["stages"]["online_dpo"].items() if name not in ("init_from", "loss")}
+    stage |= {**METHODS[method], "max_staleness": staleness, "num_steps": STEPS, "checkpoint": {"every_steps": 0}}
+    exam = {**found["stages"]["exam_online_dpo"], "of": ["base", "learned"]}
+    name = f"staleness-{list(METHODS).index(method)}-{staleness}"
+    facts = {key: found[key] for key in ("seed", "engine")}
+    model = str(RUNS / found["name"] / "sft" / "output")
+    return {"name": name, "model": model, **facts, "stages": {"learned": stage, "exam": exam}}
+
+
+def run(method: str, staleness: int) -> dict[str, float]:
+    """Run it anew; return the exam's accuracy with its interval, and how old the answers were."""
+    content = recipe(method, staleness)
+    file, folder = RUNS / f"{content['name']}.yaml", RUNS / content["name"]
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
+    done = subprocess.run(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    rows = [json.loads(line) for line in (folder / "learned/latest/metrics.jsonl").read_text().splitlines()]
+    age = sum(row["rollout/staleness_mean"] for row in rows) / len(rows)
+    if done.returncode != 0:  # a policy that learning broke can end a run: that is a result
+        return {"mean": 0.0, "low": 0.0, "high": 0.0, "mean_age": age, "broke_at_step": float(len(rows))}
+    exam = json.loads((folder / "exam/result.json").read_text())["exams"]["learned"]["dev/accuracy"]
+    return {name: exam[name] for name in ("mean", "low", "high")} | {"mean_age": age}
+
+
+def main(*chosen: str) -> None:
+    """Run, print, keep; what is not asked for keeps its last figures."""
+    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    for staleness in map(int, chosen) if chosen else STALENESS:
+        for method in METHODS:
+            found.setdefault(method, {})[str(staleness)] = run(method, staleness)
+            found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+            RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    table = Table(title=f"Exam after {STEPS} updates, % [95 %]", title_justify="left")
+    for heading in ("versions old at most", *METHODS):
+        table.add_column(heading)
+    for staleness in STALENESS:
+        cells = [found.get(method, {}).get(str(staleness)) for method in METHODS]
+        table.add_row(str(staleness), *(_shown(cell) if cell else "" for cell in cells))
+    Console(width=100).print(table)
+
+
+def _shown(cell: dict[str, float]) -> str:
+    broke = f" broke at {cell['broke_at_step']:.0f}" if "broke_at_step" in cell else ""
+    return f"{100 * cell['mean']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]{broke}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
