@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,10 @@ def _read_hub(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[str, Any]) -> Row:
-    row: Row = _taken_apart(raw)
+    try:
+        row: Row = _taken_apart(raw)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     for ours, source in config.columns.items():
         row[ours] = _mapped(source, where, raw)
     missing = [name for name in needs if row.get(name) is None]
@@ -127,7 +131,11 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
 
 
 def _taken_apart(raw: Mapping[str, Any]) -> Row:
-    """Return the row, with a whole conversation in `messages`, as chat data sets have it, in our two columns too."""
+    """Return the row, with a whole conversation in `messages`, as chat data sets have it, in our two columns too; and
+    of a pair of whole conversations the prompt that they share."""
+    sides = [raw.get("chosen"), raw.get("rejected")]
+    if "prompt" not in raw and all(isinstance(side, list) and len(side) > 1 for side in sides):
+        return {**raw, **_shared_prompt(*sides)}
     turns = raw.get("messages")
     if "prompt" in raw or not isinstance(turns, list) or len(turns) < 2:
         return dict(raw)
@@ -135,6 +143,18 @@ def _taken_apart(raw: Mapping[str, Any]) -> Row:
     if not isinstance(last, dict) or last.get("role") != "assistant":
         return dict(raw)
     return {**raw, "prompt": turns[:-1], "completion": [last]}
+
+
+def _shared_prompt(chosen: Any, rejected: Any) -> Row:
+    """Return the prompt of two conversations, and what each says after it. Raises DataError where prompts differ."""
+    if chosen[:-1] != rejected[:-1]:
+        pairs = enumerate(zip_longest(chosen[:-1], rejected[:-1]), start=1)
+        place, (one, other) = next((at, turns) for at, turns in pairs if turns[0] != turns[1])
+        raise DataError(
+            f"the prompts of the two sides differ in turn {place}, {one!r:.60} and {other!r:.60}; a pair is two answers "
+            "to one prompt"
+        )
+    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
@@ -168,6 +188,12 @@ def _check_turns(turns: Sequence[Mapping[str, str]], author: str, where: str) ->
     unknown = {turn["role"] for turn in turns} - _ROLES
     if unknown:
         raise DataError(f"{where} has the role {min(unknown)!r}; roles are {', '.join(sorted(_ROLES))}")
+    roles = [turn["role"] for turn in turns]
+    if "system" in roles[1:]:
+        raise DataError(f"{where} has a system turn at place {roles[1:].index('system') + 2}; it can only come first")
+    twice = [place for place, two in enumerate(pairwise(roles), start=2) if set(two) == {"assistant"}]
+    if twice:
+        raise DataError(f"{where} has two turns of the assistant in a row (the second is turn {twice[0]})")
     if author == "user" and turns[-1]["role"] == "assistant":
         raise DataError(f"{where} ends with the assistant's turn; a prompt ends where the assistant is to speak")
     if author == "assistant" and {turns[0]["role"], turns[-1]["role"]} != {"assistant"}:

@@ -127,6 +127,9 @@ class PairedConfig(SupervisedConfig):
 
     data: PairsSource
     """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`."""
+    bad_pairs: Literal["refuse", "drop"] = "refuse"
+    """What becomes of pairs that teach nothing: the same answer on both sides, or, where scores are read, one that is
+    not finite, or a rejected answer above the chosen one. Dropped ones are counted."""
 
     def input_kind(self, role: str) -> str:
         """A policy, and pairs."""
@@ -209,10 +212,9 @@ class PreferenceStage(PairedConfig):
 
             require_both(list(from_pairs(rows)) if self.loss.from_pairs else rows)
         else:
-            from stages.preference.losses import pair_offsets, refuse_equal_sides  # which read the losses of this file
+            from stages.preference.losses import only_good, require_good  # which read the losses of this file
 
-            refuse_equal_sides(rows)
-            pair_offsets(rows, self.loss)
+            (require_good if self.bad_pairs == "refuse" else only_good)(rows, self.loss)
 
     def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
         """Pairs that are yet to be made must have gaps of which the loss can take the log."""

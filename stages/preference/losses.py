@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stages.base import StageError
+from stages.data.rows import Row
 from stages.preference.config import ODPOLoss, PreferenceLoss
 
 
@@ -27,6 +28,28 @@ def refuse_equal_sides(pairs: Sequence[Mapping[str, Any]]) -> None:
     equal = [number for number, pair in enumerate(pairs, start=1) if pair["chosen"] == pair["rejected"]]
     if equal:
         raise StageError(f"{len(equal)} pairs have the same answer on both sides (pair {equal[0]} first); drop them")
+
+
+def require_good(pairs: Sequence[Mapping[str, Any]], loss: PreferenceLoss) -> None:
+    """Raise StageError for pairs that teach nothing under this loss."""
+    refuse_equal_sides(pairs)
+    pair_offsets(pairs, loss)
+
+
+def only_good(pairs: Sequence[Row], loss: PreferenceLoss) -> list[Row]:
+    """Return the pairs that teach something under this loss. Raises StageError where none does."""
+
+    def is_good(pair: Row) -> bool:
+        try:
+            require_good([pair], loss)
+        except StageError:
+            return False
+        return True
+
+    found = [pair for pair in pairs if is_good(pair)]
+    if not found:
+        raise StageError(f"none of {len(pairs)} pairs teaches anything: equal sides, or scores that make no offset")
+    return found
 
 
 def offsets(scores_chosen: Sequence[float], scores_rejected: Sequence[float], loss: ODPOLoss) -> list[float]:

@@ -23,10 +23,15 @@ from stages.trainer import trainer_arguments
 class Paired:
     """An `Objective` on rows with `prompt`, `chosen`, `rejected`."""
 
+    def __init__(self) -> None:
+        self._num_dropped = 0
+
     def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
         """Return the pairs, each with the loss's `offset` in nats."""
-        rows = load_pairs(config.data, context, config.columns())
-        return [{**row, "offset": offset} for row, offset in zip(rows, pair_offsets(rows, config.loss), strict=True)]
+        found = load_pairs(config, context, config.columns(), config.loss)
+        self._num_dropped = found.num_dropped
+        offsets = pair_offsets(found.rows, config.loss)
+        return [{**row, "offset": offset} for row, offset in zip(found.rows, offsets, strict=True)]
 
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its precomputed reference shifted by the offsets once policy and reference are compared."""
@@ -69,6 +74,7 @@ class Paired:
         """Return how many pairs there were, and their offsets."""
         return {
             "data/pairs": len(rows),
+            "data/pairs_dropped": self._num_dropped,
             "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that leave no room for an answer
             "preference/offset_mean_nats": sum(row["offset"] for row in rows) / len(rows),
         }

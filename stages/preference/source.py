@@ -4,22 +4,35 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stages import artifact
 from stages.base import StageContext, StageError
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows
-from stages.preference.config import PairsSource, StageData
-from stages.preference.losses import refuse_equal_sides
+from stages.preference.config import PairedConfig, PreferenceLoss, StageData
+from stages.preference.losses import only_good, require_good
 
 
-def load_pairs(source: PairsSource, context: StageContext, columns: Sequence[str]) -> list[Row]:
-    """Return rows with `prompt`, `chosen`, `rejected` and other columns. Raises before any model is loaded."""
-    if isinstance(source, StageData):
-        source = _file_of(context, "pairs.jsonl")
-    pairs = load_rows(source, columns)
-    refuse_equal_sides(pairs)
-    return pairs
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Pairs to learn from."""
+
+    rows: list[Row]
+    """`prompt`, `chosen`, `rejected` and what else was asked for."""
+    num_dropped: int
+    """How many others teach nothing."""
+
+
+def load_pairs(config: PairedConfig, context: StageContext, columns: Sequence[str], loss: PreferenceLoss) -> Pairs:
+    """Return the stage's pairs, bad ones left out where the recipe allows it. Raises before any model is loaded."""
+    data = _file_of(context, "pairs.jsonl") if isinstance(config.data, StageData) else config.data
+    rows = load_rows(data, columns)
+    if config.bad_pairs == "refuse":
+        require_good(rows, loss)
+        return Pairs(rows=rows, num_dropped=0)
+    kept = only_good(rows, loss)
+    return Pairs(rows=kept, num_dropped=len(rows) - len(kept))
 
 
 def load_answers(context: StageContext) -> list[Row]:

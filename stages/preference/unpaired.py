@@ -86,5 +86,6 @@ class Unpaired:
         if isinstance(data, StageData) and data.answers is not None:
             return list(by_score(load_answers(context), data.answers))
         if isinstance(data, StageData) or loss.from_pairs:
-            return list(from_pairs(load_pairs(data, context, ["prompt", "chosen", "rejected"])))
+            found = load_pairs(config, context, ["prompt", "chosen", "rejected"], loss)
+            return list(from_pairs(found.rows))
         return load_rows(data, config.columns())

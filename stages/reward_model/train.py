@@ -27,8 +27,8 @@ from stages.trainer import train, trainer_arguments
 
 def run(config: RewardModelStage, context: StageContext) -> StageResult:
     """Teach a copy of the policy with a head of one number to give chosen answers more than rejected ones."""
-    pairs = load_pairs(config.data, context, config.columns())
-    learned, held_out = split(pairs, config.held_out, context.seed)
+    pairs = load_pairs(config, context, config.columns(), config.as_loss)
+    learned, held_out = split(pairs.rows, config.held_out, context.seed)
     tokenizer = load_tokenizer(policy_folder(context), context.facts)
     trainer = trl.RewardTrainer(
         model=load_with_head(context, tokenizer),
@@ -43,6 +43,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
         metrics={
             "train/steps": version,
             "data/pairs": len(learned),
+            "data/pairs_dropped": pairs.num_dropped,
             "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that are too long
             "data/pairs_held_out": len(held_out),
             **put_to_the_test(config, context, held_out),

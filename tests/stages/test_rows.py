@@ -76,3 +76,49 @@ def test_row_ids_follow_content_and_not_place(tmp_path: Path) -> None:
 
 def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
     assert len(load_rows(data(tmp_path, '{"prompt": "a"}\n{"prompt": "b"}\n', limit=1), ("prompt",))) == 1
+
+
+USER, ANSWER = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}
+
+
+def pair_file(tmp_path: Path, chosen: list[object], rejected: list[object]) -> DataSetConfig:
+    return data(tmp_path, json.dumps({"chosen": chosen, "rejected": rejected}) + "\n")
+
+
+def test_two_whole_conversations_are_two_answers_to_the_prompt_they_share(tmp_path: Path) -> None:
+    wrong = {"role": "assistant", "content": "3"}
+    [row] = load_rows(pair_file(tmp_path, [USER, ANSWER], [USER, wrong]), ("prompt", "chosen", "rejected"))
+    assert (row["prompt"], row["chosen"], row["rejected"]) == ([USER], [ANSWER], [wrong])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "says"),
+    [
+        ([USER, ANSWER], [{**USER, "content": "2+2"}, ANSWER], "line 1: the prompts of the two sides differ in turn 1"),
+        ([USER, ANSWER, USER, ANSWER], [USER, ANSWER], "differ in turn 3"),
+        (
+            [USER, {"role": "system", "content": "x"}, ANSWER],
+            [USER, {"role": "system", "content": "x"}, ANSWER],
+            "first",
+        ),
+        ([USER, ANSWER, ANSWER], [USER, ANSWER, {**ANSWER, "content": "3"}], "it"),
+        ([USER, {"role": "assistant", "content": " "}], [USER, ANSWER], "says nothing"),
+    ],
+)
+def test_a_pair_that_is_none_is_named_by_its_line(
+    tmp_path: Path, chosen: list[object], rejected: list[object], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        load_rows(pair_file(tmp_path, chosen, rejected), ("prompt", "chosen", "rejected"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ([USER, {"role": "system", "content": "x"}, USER], "a system turn at place 2; it can only come first"),
+        ([USER, ANSWER, ANSWER, USER], r"two turns of the assistant in a row \(the second is turn 3\)"),
+    ],
+)
+def test_roles_out_of_order_are_refused(tmp_path: Path, turns: list[object], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        load_rows(data(tmp_path, json.dumps({"prompt": turns}) + "\n"), ("prompt",))

@@ -270,3 +270,14 @@ def test_kto_learns_from_pairs_too_and_takes_its_reference_from_disk(tmp_path: P
 def test_kto_refuses_answers_of_one_class(tmp_path: Path, model: Path) -> None:
     with pytest.raises(StageError, match="all 8 answers are good"):
         run_preference(kto_stage(tmp_path, [True]), make_context(tmp_path, model))
+
+
+def test_bad_pairs_are_dropped_and_counted_where_the_recipe_allows_it(tmp_path: Path, model: Path) -> None:
+    stage = preference_stage(tmp_path, loss={"type": "odpo", "scale": "linear"}, bad_pairs="drop")
+    path = tmp_path / "pairs.jsonl"
+    bad = {"prompt": "What is 1 plus 1?", "chosen": "2", "rejected": "3", "score_chosen": 0.0, "score_rejected": 1.0}
+    path.write_text(path.read_text() + json.dumps(bad) + "\n")
+    told = run_preference(stage, make_context(tmp_path, model)).metrics
+    assert (told["data/pairs"], told["data/pairs_dropped"]) == (8, 1)
+    with pytest.raises(StageError, match=r"outscores its chosen one \(pair 9\)"):
+        run_preference(stage.model_copy(update={"bad_pairs": "refuse"}), make_context(tmp_path / "other", model))

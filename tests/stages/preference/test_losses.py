@@ -3,8 +3,8 @@ import math
 import pytest
 
 from stages.base import StageError
-from stages.preference.config import ODPOLoss
-from stages.preference.losses import offsets
+from stages.preference.config import DPOLoss, ODPOLoss
+from stages.preference.losses import offsets, only_good, require_good
 
 
 def test_the_paper_s_log_offset_by_hand() -> None:
@@ -42,3 +42,27 @@ def test_a_gap_below_one_is_refused_under_log_unless_allowed() -> None:
 def test_scores_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(StageError, match="not a finite number"):
         offsets([math.nan], [0.0], ODPOLoss(scale="linear"))
+
+
+PAIRS = [
+    {"chosen": "a", "rejected": "b", "score_chosen": 3.0, "score_rejected": 1.0},
+    {"chosen": "a", "rejected": "a", "score_chosen": 3.0, "score_rejected": 1.0},
+    {"chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 2.0},
+    {"chosen": "a", "rejected": "b", "score_chosen": 1.5, "score_rejected": 1.0},
+]
+
+
+def test_only_pairs_that_teach_something_are_kept_where_that_is_allowed() -> None:
+    assert only_good(PAIRS, DPOLoss()) == [PAIRS[0], *PAIRS[2:]]
+    assert only_good(PAIRS, ODPOLoss(scale="linear")) == [PAIRS[0], PAIRS[3]]
+    assert only_good(PAIRS, ODPOLoss()) == [PAIRS[0]]
+    with pytest.raises(StageError, match="none of 1 pairs teaches anything"):
+        only_good(PAIRS[1:2], DPOLoss())
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"), [(DPOLoss(), r"same answer on both sides \(pair 2 first\)"), (ODPOLoss(), "both sides")]
+)
+def test_bad_pairs_are_refused_by_number(loss: DPOLoss | ODPOLoss, says: str) -> None:
+    with pytest.raises(StageError, match=says):
+        require_good(PAIRS, loss)
