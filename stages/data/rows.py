@@ -151,8 +151,8 @@ def _shared_prompt(chosen: Any, rejected: Any) -> Row:
         pairs = enumerate(zip_longest(chosen[:-1], rejected[:-1]), start=1)
         place, (one, other) = next((at, turns) for at, turns in pairs if turns[0] != turns[1])
         raise DataError(
-            f"the prompts of the two sides differ in turn {place}, {one!r:.60} and {other!r:.60}; a pair is two answers "
-            "to one prompt"
+            f"the prompts of the two sides differ in turn {place}, {one!r:.60} and {other!r:.60}; a pair is two "
+            "answers to one prompt"
         )
     return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
