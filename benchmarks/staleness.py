@@ -52,8 +52,10 @@ def run(method: str, staleness: int) -> dict[str, float]:
     command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
     done = subprocess.run(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     rows = [json.loads(line) for line in (folder / "learned/latest/metrics.jsonl").read_text().splitlines()]
-    age = sum(row["rollout/staleness_mean"] for row in rows) / len(rows)
-    if done.returncode != 0:  # a policy that learning broke can end a run: that is a result
+    age = sum(row["rollout/staleness_mean"] for row in rows) / max(1, len(rows))
+    if done.returncode != 0:  # a policy that learning broke can end a run, and that is a result; all else is none
+        if "stages.base.StageError" not in (folder / "learned/latest/stage.log").read_text() or not rows:
+            raise RuntimeError(f"{folder} ended for another reason than what was learned; read its stage.log")
         return {"mean": 0.0, "low": 0.0, "high": 0.0, "mean_age": age, "broke_at_step": float(len(rows))}
     exam = json.loads((folder / "exam/result.json").read_text())["exams"]["learned"]["dev/accuracy"]
     return {name: exam[name] for name in ("mean", "low", "high")} | {"mean_age": age}

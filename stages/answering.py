@@ -93,8 +93,8 @@ class AnsweringStageConfig(StageConfig):
         return identity
 
     def bytes_per_parameter(self, precision: Precision) -> float:
-        """The engine's copy comes on top."""
-        return super().bytes_per_parameter(precision) + (4 if precision == "float32" else 2)
+        """The engine's copy comes on top, and the one that was sent to it."""
+        return super().bytes_per_parameter(precision) + 2 * (4 if precision == "float32" else 2)
 
 
 class SamplingStageConfig(AnsweringStageConfig):

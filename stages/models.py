@@ -23,6 +23,8 @@ from stages.logprobs import sequence_logprobs
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
+"""Attributes by which modules of transformers' drop something without a module for it."""
 PROBE_TOLERANCE = 1e-3
 """How far a probe token's log-probability may move between saving and loading, in nats, in any precision: on both
 sides the weights are rounded and the computation is float32."""
@@ -166,6 +168,16 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast what is learned, in place, and no buffer: a rotary table that was rounded once is another model."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def without_dropout(model: torch.nn.Module) -> None:
+    """Ratios compare the policy with itself: a dropout that differs between two passes would be taken for change."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in NUMBERS_OF_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:

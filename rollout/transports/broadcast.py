@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 WAY = "broadcast"
 BUCKET_BYTES = 256 * 2**20
 """Tensors are sent together up to this size."""
+NEVER = timedelta(days=30)
 _LOOK_EVERY_S = 0.001
 
 Kind = tuple[str, str, list[int]]
@@ -79,14 +80,16 @@ class Broadcast:
     def _send(self, engine: str, ticket: Ticket, tensors: Sequence[torch.Tensor], version: int) -> None:
         """Send all buckets; in a thread. What fails here fails the engine too, which is where the run hears of it."""
         with self._locks[engine]:
+            group = self._groups.pop(engine, None)
             try:
-                group = self._groups.pop(engine, None) or _join(ticket, rank=0, device=tensors[0].device)
+                group = group or _join(ticket, rank=0, device=tensors[0].device)
                 for places in _buckets(ticket):
                     flat = torch.cat([tensors[place].reshape(-1) for place in places])
                     _finish(group.broadcast(flat, 0), self.timeout_s)
                 self._groups[engine] = group
             except Exception as error:
                 logger.warning("engine %s did not take version %d: %s", engine, version, error)
+                _leave(group)
 
 
 class Sending:
@@ -119,7 +122,11 @@ def fetch(ticket: Ticket, device: torch.device, worker: int) -> Iterator[tuple[s
         kinds = [ticket["tensors"][place] for place in places]
         sizes = [_num_elements(kind) for kind in kinds]
         flat = torch.empty(sum(sizes), dtype=getattr(torch, kinds[0][1]), device=device)
-        _finish(group.broadcast(flat, 0), ticket["timeout_s"])
+        try:
+            _finish(group.broadcast(flat, 0), ticket["timeout_s"])
+        except Exception:
+            _leave(group)
+            raise
         for (name, _, shape), part in zip(kinds, flat.split(sizes), strict=True):
             yield name, part.view(shape)
     _joined[key] = group  # of a group that failed there is nothing to keep
@@ -133,9 +140,15 @@ def _join(ticket: Ticket, *, rank: int, device: torch.device) -> Any:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         options = dist.ProcessGroupNCCL.Options()
-        options._timeout = timeout
+        options._timeout = NEVER  # when it is up NCCL ends the process; `_finish` is before it
         return dist.ProcessGroupNCCL(store, rank, ticket["size"], options)
     return dist.ProcessGroupGloo(store, rank, ticket["size"], timeout)
+
+
+def _leave(group: Any) -> None:
+    """Give up what hangs in a group; gloo's gives up by itself."""
+    if type(group).__name__ == "ProcessGroupNCCL":  # which a torch without NCCL does not have
+        group.abort()
 
 
 def _finish(work: Any, timeout_s: float) -> None:

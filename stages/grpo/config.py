@@ -123,6 +123,7 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
                 "kl": self.kl.coef > 0,
                 "hint": self.hint is not None,
                 "mask_truncated": self.mask_truncated,
+                "combine": self.combine.type == "gradient_guided",
             }
             wrong = [name for name, is_set in clashes.items() if is_set]
             if wrong:

@@ -29,7 +29,7 @@ from stages.grpo.metrics import folded, metrics_of
 from stages.grpo.ranks import Ranks, together
 from stages.grpo.state import LearnerState
 from stages.logprobs import sequence_logprobs
-from stages.models import Policy, load_reference
+from stages.models import Policy, load_reference, without_dropout
 from stages.packed.forward import AnswerForward, Scored, costs_of
 from stages.packed.packing import PackedRows
 from stages.params import lora_config
@@ -38,8 +38,6 @@ from stages.training import SCHEDULES
 
 STEP_ZERO_TOLERANCE = 1e-4
 """How far policy and reference, both computed alike, may differ on a probe token before the first step, in nats."""
-NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
-"""Attributes by which modules of transformers' drop something without a module for it."""
 MIXED = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -64,7 +62,7 @@ class Learner:
         )
         if torch.cuda.is_available():
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        _without_dropout(model)
+        without_dropout(model)
         model.train()  # nothing else depends on it, but transformers checkpoints activations in training mode alone
         self._costs = costs_of(model.config, sum(parameter.numel() for parameter in model.parameters()))
         if self.ranks.num > 1:
@@ -347,13 +345,3 @@ def _require_finite(what: str, value: float) -> None:
             f"the {what} is {value}; no step was taken and the last checkpoint is whole. "
             "Lower the learning rate, or read the last rollouts, then resume"
         )
-
-
-def _without_dropout(model: torch.nn.Module) -> None:
-    """Ratios compare the policy with itself: a dropout that differs between two passes would be taken for change."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in NUMBERS_OF_DROPOUT:
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)

@@ -159,7 +159,7 @@ class OnlinePreference(Config):
     pairing: OnlinePairing = Field(default_factory=BestVsWorst)
     """As in a pairs stage: which two answers of a group."""
     aggregate: Aggregate = "token"
-    """Weighs tokens in metrics alone."""
+    """Weighs tokens in metrics, and in an entropy bonus."""
 
     @model_validator(mode="before")
     @classmethod

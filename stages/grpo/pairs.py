@@ -7,7 +7,7 @@ whose advantages are the derivatives of the loss: see `price`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rollout.types import RolloutGroup
+from rollout.types import Rollout, RolloutGroup
 from stages.grpo.loss_config import OnlinePreference
 from stages.pairs.pairings import NoPair, pairs_of
 
@@ -51,5 +51,5 @@ def places(groups: Sequence[RolloutGroup], signs_NG: Sequence[Sequence[float | N
     return tuple(pairs)
 
 
-def _no_embedding(group: RolloutGroup) -> Sequence[Sequence[float]]:
+def _no_embedding(prompt: Sequence[int], rollouts: Sequence[Rollout]) -> Sequence[Sequence[float]]:
     raise NotImplementedError("the config allows no pairing by embeddings")

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from rollout.engine import Precision
@@ -93,7 +92,7 @@ class AnswerForward:
         mask = rows.block_mask() if self.by_blocks else rows.mask()
         if mask is not None:
             given["attention_mask"] = mask
-        self._attend(model, "flex_attention" if isinstance(mask, BlockMask) else self._plain_attention)
+        self._attend(model, "flex_attention" if self.by_blocks else self._plain_attention)
         if not self.trims:
             logits_NV = model(**given).logits.flatten(0, 1)[rows.predictors_N]
             return self._unpacked(self._read(lambda logits_CV: logits_CV, logits_NV, rows.targets_N, at))
@@ -111,7 +110,7 @@ class AnswerForward:
             return self._unpacked(model(**given).logits)
 
     def _attend(self, model: Any, implementation: str) -> None:
-        """Choose who computes attention, until the next call: layers that are recomputed in the backward pass ask."""
+        """Choose who computes attention; for good, since layers that are recomputed in a backward pass ask again."""
         if model.config._attn_implementation != implementation:
             model.set_attn_implementation(implementation)
 

@@ -74,17 +74,15 @@ class PackedRows:
 
     def mask(self) -> Tensor | None:
         """Return [R, 1, T, T], True where a token sees another; None where every row is plain causal attention."""
-        if self._is_causal():
+        if int(self.branches_RT.max()) <= 1:
             return None
         seer, seen = self.branches_RT.unsqueeze(2), self.branches_RT.unsqueeze(1)
         length = self.tokens_RT.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=seer.device).tril()
         return (causal & ((seen == PROMPT) | (seen == seer))).unsqueeze(1)
 
-    def block_mask(self) -> BlockMask | None:
-        """Return the same as `mask` in blocks, of which FlexAttention leaves out those where nothing is seen."""
-        if self._is_causal():
-            return None
+    def block_mask(self) -> BlockMask:
+        """Return the same in blocks, of which FlexAttention leaves out those where nothing is seen."""
         branches_RT = self.branches_RT
 
         def sees(row: Tensor, head: Tensor, seer: Tensor, seen: Tensor) -> Tensor:
@@ -93,9 +91,6 @@ class PackedRows:
 
         num_rows, length = branches_RT.shape
         return create_block_mask(sees, num_rows, None, length, length, device=branches_RT.device)
-
-    def _is_causal(self) -> bool:
-        return int(self.branches_RT.max()) <= 1
 
     def to(self, device: torch.device) -> "PackedRows":
         """Return the same rows on a device."""

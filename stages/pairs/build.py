@@ -65,9 +65,9 @@ def embedding(policy: Policy) -> Embed:
     """Return a function from a group to a vector for each answer: the mean of the policy's last hidden states."""
     model = policy.model
 
-    def embed(group: RolloutGroup) -> list[list[float]]:
-        prompt, vectors = group.prompt.token_ids, []
-        for rollout in group.rollouts:
+    def embed(prompt: Sequence[int], rollouts: Sequence[Rollout]) -> list[list[float]]:
+        vectors = []
+        for rollout in rollouts:
             tokens = torch.tensor([[*prompt, *rollout.completion.token_ids]], device=model.device)
             with torch.no_grad():
                 states_TH = model(input_ids=tokens, output_hidden_states=True).hidden_states[-1][0]

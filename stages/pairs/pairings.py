@@ -22,8 +22,8 @@ from stages.pairs.config import (
     Threshold,
 )
 
-Embed = Callable[[RolloutGroup], Sequence[Sequence[float]]]
-"""Returns a vector of length 1 for each answer of a group."""
+Embed = Callable[[Sequence[int], Sequence[Rollout]], Sequence[Sequence[float]]]
+"""Returns a vector of length 1 for each of some answers to a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ def threshold(group: RolloutGroup, pairing: Threshold) -> Made:
     bad = [rollout for rollout in scored if value(rollout) < bad_below]
     if not good or not bad:
         return NoPair("no good answer" if not good else "no bad answer")
-    return [Pair(*sides) for sides in zip(good, bad, strict=False)][: pairing.most_pairs]
+    pairs = [pair for pair in map(Pair, good, bad) if _differ(pair)]
+    return pairs[: pairing.most_pairs] or NoPair("the same is good and bad")
 
 
 def graded(group: RolloutGroup, pairing: Graded) -> Made:
@@ -105,7 +106,8 @@ def near_miss(group: RolloutGroup, pairing: NearMiss) -> Made:
     missed = [rollout for rollout in scored if value(rollout) < pairing.full]
     if not full or not missed:
         return NoPair("none has full marks" if not full else "all have full marks")
-    return [Pair(full[0], max(missed, key=value))]
+    pair = Pair(full[0], max(missed, key=value))
+    return [pair] if _differ(pair) else NoPair("the same is good and bad")
 
 
 def shorter(group: RolloutGroup, pairing: Shorter) -> Made:
@@ -127,7 +129,8 @@ def diverse(group: RolloutGroup, pairing: Diverse, embed: Embed) -> Made:
     bad = [rollout for rollout in scored if value(rollout) < pairing.good_from]
     if not good or not bad:
         return NoPair("no good answer" if not good else "no bad answer")
-    return [Pair(max(good, key=lambda r: rarity[id(r)]), min(bad, key=lambda r: rarity[id(r)]))]
+    pair = Pair(max(good, key=lambda r: rarity[id(r)]), min(bad, key=lambda r: rarity[id(r)]))
+    return [pair] if _differ(pair) else NoPair("the same is good and bad")
 
 
 def flipped_system(first: RolloutGroup, second: RolloutGroup, pairing: FlippedSystem) -> tuple[Made, Made]:
@@ -189,13 +192,13 @@ def _length(rollout: Rollout) -> int:
 
 def _rarities(group: RolloutGroup, pairing: Diverse, embed: Embed) -> dict[int, float]:
     """Return how rare each answer of a group is, by its identity; the larger the rarer."""
-    rollouts = group.rollouts
+    rollouts = [rollout for rollout in group.rollouts if rollout.completion.token_ids]
     if pairing.measure == "frequency":
         said = Counter(rollout.response.strip() for rollout in rollouts)
         return {id(rollout): -float(said[rollout.response.strip()]) for rollout in rollouts}
     if pairing.measure == "probability":
         return {id(rollout): -fmean(rollout.completion.sampled_logprobs or (0.0,)) for rollout in rollouts}
-    vectors = embed(group)
+    vectors = embed(group.prompt.token_ids, rollouts)
     return {
         id(rollout): -fmean(sum(a * b for a, b in zip(mine, other, strict=True)) for other in vectors)
         for rollout, mine in zip(rollouts, vectors, strict=True)

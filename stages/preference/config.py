@@ -17,6 +17,12 @@ TRLLossType = Literal[
 ]  # fmt: skip
 
 
+BY_MICRO_BATCH = {"aot", "aot_unpaired", "sft"}
+"""Losses of TRL's that are no mean over pairs, but sort them or count their tokens within a micro-batch."""
+REVERSE_KL_ONLY = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "sft"}
+"""Losses of TRL's that look at log-ratios themselves, and not at another divergence of them."""
+
+
 class DPOLoss(Config):
     """Direct preference optimisation and its family, as TRL has them; several types are summed by their weights."""
 
@@ -40,6 +46,17 @@ class DPOLoss(Config):
     def _one_weight_a_variant(self) -> Self:
         if self.weights is not None and len(self.weights) != len(self.variants):
             raise ValueError(f"{len(self.weights)} weights for {len(self.variants)} variants; give one for each")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together_in_trl(self) -> Self:
+        if "exo_pair" in self.variants and self.label_smoothing == 0:
+            raise ValueError("exo_pair takes the log of label_smoothing, so it must be above 0; 1e-3 is usual")
+        if self.weighted and {"aot", "aot_unpaired"} & {*self.variants}:
+            raise ValueError("weighted: aot and aot_unpaired sort pairs apart from each other, so none has a weight")
+        without = sorted(REVERSE_KL_ONLY & {*self.variants})
+        if self.f_divergence != "reverse_kl" and without:
+            raise ValueError(f"f_divergence: {without[0]} knows no divergence but reverse_kl; leave it out")
         return self
 
 
@@ -67,8 +84,8 @@ class ODPOLoss(Config):
             )
         if self.scale == "log" and not self.allow_negative_offset and least < 1:
             raise ValueError(
-                f"the log of a score gap below 1 is negative, and {where} pairs have gaps from {least:g}; set pairing: "
-                "{min_gap: 1} there, or scale: linear, or allow_negative_offset: true here"
+                f"the log of a score gap below 1 is negative, and {where} pairs have gaps from {least:g}; take a "
+                "pairing with min_gap: 1, or scale: linear, or allow_negative_offset: true"
             )
 
 
@@ -228,5 +245,9 @@ class PreferenceStage(PairedConfig):
         return self.monitor.held_out if self.monitor is not None else 0.0
 
     def identity(self) -> dict[str, Any]:
-        """Of what is looked at, only what is kept apart for it."""
-        return {**super().identity(), "held_out": self.held_out}
+        """Of what is looked at, only what is kept apart for it; and the neighbours that some losses compare."""
+        identity = {**super().identity(), "held_out": self.held_out}
+        compares = isinstance(self.loss, KTOLoss) or bool(
+            isinstance(self.loss, DPOLoss) and BY_MICRO_BATCH & {*self.loss.variants}
+        )
+        return {**identity, "micro_batch_size": self.micro_batch_size} if compares else identity

@@ -4,6 +4,7 @@ A loss of pairs can fall while both of its answers become less likely, and what 
 lose: the squeezing effect of Ren and Sutherland 2024, arXiv 2407.10490. Nothing here changes what is learned.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,11 @@ class Watched:
         """Prompts of the good answers."""
         return [prompt for prompt, _ in self.good]
 
+    @property
+    def name(self) -> str:
+        """Identity of all of it."""
+        return hashlib.sha256(json.dumps([self.good, self.bad]).encode()).hexdigest()
+
 
 class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """Looks every so many steps, and adds what it sees to what the trainer logs."""
@@ -66,18 +72,22 @@ class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look before the first step, or take up what was seen then."""
         file = self._context.folder / START
-        if state.global_step and file.is_file():
-            self._start = json.loads(file.read_text())
+        name = self._watched.name
+        if state.global_step:
+            self._start = json.loads(file.read_text()) if file.is_file() else {}
+            if self._start.get("watched") != name:
+                self._start = {}
+                logger.warning("what is watched was not looked at before the first step; nothing is compared with it")
             return
         samples = sampled(self._policy, self._watched.prompts, self._config.max_tokens, self._context.seed)
-        self._start = {"samples": samples, **self._look(samples)}
+        self._start = {"watched": name, "samples": samples, **self._look(samples)}
         _write(file, self._start)
-        if not state.global_step:
-            self._context.metrics.write(0, self._metrics(self._start), of=state.max_steps)
+        self._context.metrics.write(0, self._metrics(self._start), of=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look where it is time; called before the trainer logs this step."""
-        if state.global_step % self._config.every_steps and state.global_step != state.max_steps:
+        is_due = state.global_step % self._config.every_steps == 0 or state.global_step == state.max_steps
+        if not is_due or not self._start:
             return
         self._seen = self._metrics(self._look(self._start["samples"]))
         is_squeezed = self._seen["monitor/squeezing"] > 0
@@ -123,22 +133,20 @@ class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 def watched_pairs(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> Watched:
-    """Return what is watched of pairs."""
-    sides = {side: [_tokenised(tokenizer, row["prompt"], row[side]) for row in rows] for side in ("chosen", "rejected")}
-    fitting = [
-        (good, bad)
-        for good, bad in zip(sides["chosen"], sides["rejected"], strict=True)
-        if max(len(good[0]) + len(good[1]), len(bad[0]) + len(bad[1])) <= max_tokens
-    ]
-    return Watched(good=[good for good, _ in fitting], bad=[bad for _, bad in fitting], are_pairs=True)
+    """Return what is watched of pairs, cut where training cuts them."""
+    good, bad = (
+        [_tokenised(tokenizer, row["prompt"], row[side], max_tokens) for row in rows] for side in ("chosen", "rejected")
+    )
+    both = [(one, other) for one, other in zip(good, bad, strict=True) if one[1] and other[1]]
+    return Watched(good=[one for one, _ in both], bad=[other for _, other in both], are_pairs=True)
 
 
 def watched_answers(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> Watched:
-    """Return what is watched of answers that are good or bad one by one."""
+    """Return what is watched of answers that are good or bad one by one, cut where training cuts them."""
     sides: dict[bool, list[Answer]] = {True: [], False: []}
     for row in rows:
-        answer = _tokenised(tokenizer, row["prompt"], row["completion"])
-        if len(answer[0]) + len(answer[1]) <= max_tokens:
+        answer = _tokenised(tokenizer, row["prompt"], row["completion"], max_tokens)
+        if answer[1]:
             sides[bool(row["label"])].append(answer)
     return Watched(good=sides[True], bad=sides[False], are_pairs=False)
 
@@ -171,6 +179,9 @@ def _generated(policy: Policy, prompts: Sequence[list[int]], max_tokens: int, **
         eos_token_id=list(policy.eos_ids),
         pad_token_id=pad,
         use_cache=True,
+        repetition_penalty=1.0,  # what the model's own configuration may say: an answer here is the policy's alone
+        no_repeat_ngram_size=0,
+        min_p=None,
         **how,
     )[:, longest:].tolist()
     model.train(was_training)
@@ -182,10 +193,10 @@ def _ended(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
     return tokens[: end + 1]
 
 
-def _tokenised(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str, str]]) -> Answer:
+def _tokenised(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str, str]], max_tokens: int) -> Answer:
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     whole = tokenizer.apply_chat_template([*prompt, *answer], return_dict=False)
-    return start, whole[len(start) :]
+    return start, whole[len(start) : max_tokens]
 
 
 def _token_logprobs(policy: Policy, answers: Sequence[Answer]) -> list[list[float]]:

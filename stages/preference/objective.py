@@ -25,6 +25,10 @@ class Objective(Protocol):
         """Return what is learned from. Raises StageError or DataError before any model is loaded."""
         ...
 
+    def split(self, rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+        """Return rows to learn from and rows to be watched. Raises StageError where a side has too little."""
+        ...
+
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's trainer, the reference's log-probabilities computed."""
         ...

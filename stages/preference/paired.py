@@ -9,13 +9,13 @@ from datasets import Dataset
 
 from stages.base import StageContext
 from stages.data.rows import Row
-from stages.models import Policy
+from stages.models import Policy, without_dropout
 from stages.params import lora_config
 from stages.preference.config import DPOLoss, PreferenceStage
 from stages.preference.losses import pair_offsets
 from stages.preference.monitor import Watched, watched_pairs
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
-from stages.preference.source import load_pairs
+from stages.preference.source import load_pairs, split
 from stages.preference.trainer import PairTrainer
 from stages.trainer import trainer_arguments
 
@@ -33,8 +33,13 @@ class Paired:
         offsets = pair_offsets(found.rows, config.loss)
         return [{**row, "offset": offset} for row, offset in zip(found.rows, offsets, strict=True)]
 
+    def split(self, rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+        """Split by prompts."""
+        return split(rows, fraction, seed)
+
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its precomputed reference shifted by the offsets once policy and reference are compared."""
+        without_dropout(policy.model)  # two passes over the same tokens must agree, whatever the mode
         return PairTrainer(
             model=policy.model,
             args=to_trl(config, context),

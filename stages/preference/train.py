@@ -8,7 +8,6 @@ from stages.preference.config import KTOLoss, PreferenceStage
 from stages.preference.monitor import MonitorCallback
 from stages.preference.objective import Objective
 from stages.preference.paired import Paired
-from stages.preference.source import split
 from stages.preference.unpaired import Unpaired
 from stages.trainer import train
 
@@ -18,14 +17,15 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
     objective: Objective = Unpaired() if isinstance(config.loss, KTOLoss) else Paired()
     rows = kept_apart = objective.load(config, context)
     if config.held_out:
-        rows, kept_apart = split(rows, config.held_out, context.seed)
+        rows, kept_apart = objective.split(rows, config.held_out, context.seed)
     policy = load_policy(context)
     trainer = objective.trainer(rows, policy, config, context)
     policy = replace(policy, model=trainer.model)
     start = objective.check_start(trainer, policy, context)
     if config.monitor is not None:
         watched = objective.watched(kept_apart, policy, config)
-        trainer.add_callback(MonitorCallback(watched, policy, config.monitor, config.loss.beta, context))
+        if watched.good and watched.bad:  # else nothing of them is left beside their prompts
+            trainer.add_callback(MonitorCallback(watched, policy, config.monitor, config.loss.beta, context))
     version = train(trainer, config, context)
     save_policy(
         context,

@@ -15,7 +15,7 @@ from stages.preference.config import KTOLoss, PreferenceStage, StageData
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
 from stages.preference.monitor import Watched, watched_answers
 from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
-from stages.preference.source import load_answers, load_pairs
+from stages.preference.source import load_answers, load_pairs, split
 from stages.preference.trainer import AnswerTrainer
 from stages.trainer import trainer_arguments
 
@@ -28,6 +28,13 @@ class Unpaired:
         rows = self._rows(config, context)
         require_both(rows)
         return random.Random(context.seed).sample(rows, len(rows))
+
+    def split(self, rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+        """Split by prompts; both classes must be on both sides."""
+        sides = split(rows, fraction, seed)
+        for side in sides:
+            require_both(side)
+        return sides
 
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, with the weights of the two classes."""

@@ -138,7 +138,7 @@ def _receive(ticket: Ticket, worker: int, found: Any) -> None:
 @pytest.mark.processes
 def test_all_workers_of_an_engine_get_a_broadcast_and_an_engine_that_died_disturbs_no_other(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
-    transport = Broadcast(tmp_path, timeout_s=40)
+    transport = Broadcast(tmp_path, timeout_s=150)
     found = processes.Queue()
     first, second = transport.ship(weights(0), 0), transport.ship(weights(1), 1)
     ticket = first.ticket("1-0", 2)
@@ -146,13 +146,13 @@ def test_all_workers_of_an_engine_get_a_broadcast_and_an_engine_that_died_distur
     dead = processes.Process(target=_receive, args=(first.ticket("0-0", 1), 0, found), daemon=True)
     for process in [*workers, dead]:
         process.start()
-    assert {found.get(timeout=60)[:2] for _ in range(3)} == {(0, 0), (1, 0)}, "two of one engine, one of another"
+    assert {found.get(timeout=150)[:2] for _ in range(3)} == {(0, 0), (1, 0)}, "two of one engine, one of another"
     os.kill(dead.pid or 0, signal.SIGKILL)
     dead.join()
     second.ticket("0-0", 1)  # sent to nobody
     assert second.ticket("1-0", 2) == ticket
     expected = {name: tensor.float().tolist() for name, tensor in weights(1).items()}
-    assert sorted(found.get(timeout=60) for _ in range(2)) == [(0, 1, expected), (1, 1, expected)]
+    assert sorted(found.get(timeout=150) for _ in range(2)) == [(0, 1, expected), (1, 1, expected)]
     assert_same(dict(fetch(second.ticket("0-1", 1), device=CPU)), weights(1))  # who takes the place of the dead
     transport.close()
 
@@ -162,21 +162,21 @@ def test_a_receiver_that_stands_still_holds_the_sender_no_longer_than_its_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     processes = multiprocessing.get_context("spawn")
-    transport = Broadcast(tmp_path, timeout_s=8)
+    transport = Broadcast(tmp_path, timeout_s=30)
     found = processes.Queue()
     worker = processes.Process(
         target=_receive, args=(transport.ship(weights(), 0).ticket("0-0", 1), 0, found), daemon=True
     )
     worker.start()
-    found.get(timeout=60)
+    found.get(timeout=150)
     os.kill(worker.pid or 0, signal.SIGSTOP)
     huge = {"a": torch.zeros(2**24)}  # more than sockets hold
     start = time.monotonic()
     transport.ship(huge, 1).ticket("0-0", 1)
     [sending] = [thread for thread in threading.enumerate() if thread.name == "weights"]
-    sending.join(30)
+    sending.join(90)
     assert not sending.is_alive()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 80
     assert "engine 0-0 did not take version 1" in caplog.text
     os.kill(worker.pid or 0, signal.SIGKILL)
     transport.close()
@@ -195,7 +195,7 @@ def test_a_receiver_to_whom_nobody_sends_gives_up(tmp_path: Path) -> None:
     start = time.monotonic()
     with pytest.raises(RuntimeError):
         dict(fetch(ticket, device=CPU))
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 80
 
 
 def test_a_handle_of_a_tensor_on_a_gpu_is_plain_and_opens_as_torch_would_open_it(

@@ -1,5 +1,6 @@
 """Pairs of hand-made groups, by every way to make them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def group(*answers: Answer, logprobs: tuple[float, ...] = (), name: str = "p") -
     return RolloutGroup(prompt=prompt, rollouts=tuple(rollouts))
 
 
-def no_embedding(group: RolloutGroup) -> list[list[float]]:
+def no_embedding(prompt: Sequence[int], rollouts: Sequence[Rollout]) -> list[list[float]]:
     raise AssertionError("nobody asked for vectors")
 
 
@@ -111,6 +112,16 @@ def test_a_near_miss_is_the_best_that_fails() -> None:
     assert made(group(("a", 0.9), ("b", 0.0)), NearMiss(type="near_miss")) == "none has full marks"
 
 
+def test_the_same_text_is_never_both_sides_however_it_was_scored() -> None:
+    noisy = group(("a", 1.0), ("a", 0.0))
+    for pairing in (
+        Threshold(type="threshold", good_from=0.5),
+        NearMiss(type="near_miss"),
+        Diverse(type="diverse", good_from=0.5),
+    ):
+        assert made(noisy, pairing) == "the same is good and bad"
+
+
 def test_the_shortest_is_chosen_over_the_longest_that_are_good() -> None:
     answers = group(("aa", 1.0), ("bbbb", 1.0), ("c", 0.0), ("dddddd", 0.0))
     assert made(answers, Shorter(type="shorter", good_from=1.0)) == [("aa", "bbbb")]
@@ -126,7 +137,7 @@ def test_the_rarest_good_answer_meets_the_commonest_bad_one() -> None:
     # a and c point the same way, d nearly; b stands across: cosine sums by hand are a 2.8, b 1.6, c 2.8, d 3.0
     vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0], "d": [0.8, 0.6]}
     far = Diverse(type="diverse", good_from=0.5, measure="embedding")
-    assert made(likely, far, lambda found: [vectors[r.response] for r in found.rollouts]) == [("b", "d")]
+    assert made(likely, far, lambda prompt, rollouts: [vectors[r.response] for r in rollouts]) == [("b", "d")]
     assert made(group(("a", 0.0), ("b", 0.0)), Diverse(type="diverse", good_from=0.5)) == "no good answer"
 
 

@@ -104,6 +104,7 @@ def test_updates_widen_the_margin(tmp_path: Path) -> None:
         ({"correction": {"type": "truncated"}}, "correction: loss online_preference"),
         ({"kl": {"coef": 0.1}}, "kl: loss online_preference"),
         ({"hint": {"num_steps": 3}}, "hint: loss online_preference"),
+        ({"combine": {"type": "gradient_guided"}}, "combine: loss online_preference"),
         ({"mask_truncated": True}, "mask_truncated: loss online_preference"),
         ({"loss": {**ONLINE, "pairing": {"type": "diverse", "good_from": 1, "measure": "embedding"}}}, "pairs stage"),
         ({"loss": {**ONLINE, "of": {"type": "odpo"}}}, "pairs have gaps from 1e-06"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.grpo import head
+from stages.packed import head
 from stages.packed.head import read_head
 
 

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.base import StageError
-from stages.preference.config import KTOLoss, Labelling, PreferenceStage
+from stages.preference.config import DPOLoss, KTOLoss, Labelling, PreferenceStage
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 1.0}
@@ -60,3 +60,26 @@ def test_both_classes_weigh_the_same_and_none_less_than_one() -> None:
 def test_settings_that_do_not_go_together_are_refused(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         PreferenceStage.model_validate({"kind": "preference", "data": "x.jsonl", "num_steps": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ({"variants": ["exo_pair"]}, "above 0"),
+        ({"variants": ["aot"], "weighted": True}, "none has a weight"),
+        ({"variants": ["sigmoid", "bco_pair"], "f_divergence": "forward_kl"}, "bco_pair knows no divergence"),
+    ],
+)
+def test_what_trl_would_refuse_is_refused_before_anything_is_loaded(loss: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        DPOLoss.model_validate(loss)
+
+
+def test_neighbours_that_a_loss_compares_are_part_of_what_comes_of_it() -> None:
+    def identity(size: int, **loss: object) -> object:
+        values = {"kind": "preference", "data": "x.jsonl", "num_steps": 1, "loss": loss, "micro_batch_size": size}
+        return PreferenceStage.model_validate(values).identity()
+
+    assert identity(8, type="dpo") == identity(2, type="dpo")
+    for loss in ({"type": "kto"}, {"type": "dpo", "variants": ["aot"]}):
+        assert identity(8, **loss) != identity(2, **loss)

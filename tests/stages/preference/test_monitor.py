@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stages.base import StageContext
+from stages.base import StageContext, StageError
 from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import Monitor
@@ -130,3 +130,42 @@ def test_samples_follow_from_the_seed_and_leave_the_random_state(tmp_path: Path,
     assert one == sampled(policy, prompts, 5, seed=1) != sampled(policy, prompts, 5, seed=2)
     assert len({tuple(answer) for _, answer in one}) > 1
     assert sequence_logprobs(policy.model, [prompt + answer for prompt, answer in one])
+
+
+def test_a_monitor_that_was_changed_or_is_new_at_a_resume_compares_with_nothing(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, before in (("changed", {"every_steps": 1, "num_prompts": 2}), ("new", None)):
+        context = make_context(tmp_path / name, model)
+        with pytest.raises(Killed):
+            run(
+                preference_stage(tmp_path, monitor=before),
+                replace(context, metrics=KillsAt(context.folder / "metrics.jsonl", 3)),
+            )
+        with caplog.at_level(logging.WARNING):
+            run(preference_stage(tmp_path, monitor={"every_steps": 1, "num_prompts": 4}), context)
+        assert "nothing is compared with it" in caplog.text and not looks(context)
+        caplog.clear()
+
+
+def test_what_the_models_own_configuration_says_of_sampling_does_not_count(tmp_path: Path, model: Path) -> None:
+    policy = load_policy(make_context(tmp_path, model))
+    expected = greedy_answers(policy, [[5, 6]], 8)
+    policy.model.generation_config.repetition_penalty = 50.0
+    policy.model.generation_config.no_repeat_ngram_size = 1
+    assert greedy_answers(policy, [[5, 6]], 8) == expected
+
+
+def test_long_answers_are_cut_where_training_cuts_them(tmp_path: Path, model: Path) -> None:
+    context = make_context(tmp_path, model)
+    run(preference_stage(tmp_path, num_steps=1, max_tokens=24, monitor={"max_tokens": 4}), context)
+    assert looks(context)[1]["good_nats_a_token"] < 0
+
+
+def test_answers_of_one_class_among_those_kept_apart_are_refused(tmp_path: Path, model: Path) -> None:
+    stage = kto_stage(tmp_path, [True], monitor={"held_out": 0.2})
+    path = tmp_path / "answers.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps({"prompt": "?", "completion": "no", "label": False})]) + "\n")
+    with pytest.raises(StageError, match="answers are good"):
+        run(stage, make_context(tmp_path, model))
