@@ -72,6 +72,8 @@ class RayLauncher:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
+            for library in ("GLOO", "NCCL"):  # weights and gradients travel on loopback, too
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, num_processes),  # slots, not cores: each process finds a place
                 include_dashboard=False,
