@@ -218,7 +218,7 @@ def test_the_log_of_gaps_that_may_be_small(tmp_path: Path, recipe: dict[str, Any
         "sampling": {"max_tokens": 8},
     }
     stages["odpo"] = {"kind": "preference", "data": {"stage": "pairs"}, "num_steps": 1, "loss": {"type": "odpo"}}
-    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'odpo'", "pairing: {min_gap: 1}")
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'odpo'", "min_gap: 1")
 
 
 def test_a_local_file_of_another_kind_is_not_taken_for_the_hub(tmp_path: Path, recipe: dict[str, Any]) -> None:
