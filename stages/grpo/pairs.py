@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rollout.types import Rollout, RolloutGroup
 from stages.grpo.loss_config import OnlinePreference
-from stages.pairs.pairings import NoPair, pairs_of
+from stages.pairs.pairings import NoPair, pairs_of, value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def places(groups: Sequence[RolloutGroup], signs_NG: Sequence[Sequence[float | N
         scores = {}
         for sign, rollout in zip(signs_G, group.rollouts, strict=True):
             if sign is not None:
-                scores[sign] = (next_place, rollout.score.value or 0.0)
+                scores[sign] = (next_place, value(rollout))
                 next_place += 1
         (chosen, high), (rejected, low) = scores[1.0], scores[-1.0]
         pairs.append(PairPlaces(chosen=chosen, rejected=rejected, gap=high - low))
