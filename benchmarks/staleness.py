@@ -10,7 +10,6 @@ at most, and takes the exam: a table, and `benchmarks/results/staleness.json`. A
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-RECIPE, RUNS = Path("configs/online_dpo.yaml"), Path("runs")
+from benchmarks.runs import RUNS, begin_anew, exam_of, steps_of
+
+RECIPE = Path("configs/online_dpo.yaml")
 RESULT = Path(__file__).parent / "results" / "staleness.json"
 STALENESS = (0, 1, 4, 8)
 STEPS = 60
@@ -44,21 +45,16 @@ def recipe(method: str, staleness: int) -> dict[str, Any]:
 
 
 def run(method: str, staleness: int) -> dict[str, float]:
-    """Run it anew; return the exam's accuracy with its interval, and how old the answers were."""
-    content = recipe(method, staleness)
-    file, folder = RUNS / f"{content['name']}.yaml", RUNS / content["name"]
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
-    done = subprocess.run(command, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    rows = [json.loads(line) for line in (folder / "learned/latest/metrics.jsonl").read_text().splitlines()]
+    """Run it; return the exam's accuracy with its interval, and how old the answers were."""
+    folder, came_through = begin_anew(recipe(method, staleness))
+    rows = steps_of(folder, "learned")
     age = sum(row["rollout/staleness_mean"] for row in rows) / max(1, len(rows))
-    if done.returncode != 0:  # a policy that learning broke can end a run, and that is a result; all else is none
-        if "stages.base.StageError" not in (folder / "learned/latest/stage.log").read_text() or not rows:
-            raise RuntimeError(f"{folder} ended for another reason than what was learned; read its stage.log")
-        return {"mean": 0.0, "low": 0.0, "high": 0.0, "mean_age": age, "broke_at_step": float(len(rows))}
-    exam = json.loads((folder / "exam/result.json").read_text())["exams"]["learned"]["dev/accuracy"]
-    return {name: exam[name] for name in ("mean", "low", "high")} | {"mean_age": age}
+    if came_through:
+        return {**exam_of(folder, "exam", "learned"), "mean_age": age}
+    # a policy that learning broke can end a run, and that is a result; all else is none
+    if "stages.base.StageError" not in (folder / "learned/latest/stage.log").read_text() or not rows:
+        raise RuntimeError(f"{folder} ended for another reason than what was learned; read its stage.log")
+    return {"mean": 0.0, "low": 0.0, "high": 0.0, "mean_age": age, "broke_at_step": float(len(rows))}
 
 
 def main(*chosen: str) -> None:

@@ -7,16 +7,15 @@ a thread each, as if each had a core or a card of its own.
 """
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-RECIPE, RUNS = Path("configs/quickstart.yaml"), Path("runs")
+from benchmarks.runs import RUNS, begin_anew, steps_of
+
+RECIPE = Path("configs/quickstart.yaml")
 STEPS, WARM_UP, LAST = 40, 5, 10
 """Updates of each run, those that are not timed, and those by which the final reward is told."""
 
@@ -32,14 +31,10 @@ def recipe(max_staleness: int) -> dict[str, Any]:
 
 def run(max_staleness: int) -> list[dict[str, float]]:
     """Run it anew, and return the metrics of its steps."""
-    content = recipe(max_staleness)
-    file, folder = RUNS / f"{content['name']}.yaml", RUNS / content["name"]
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    subprocess.run(["rm", "-rf", str(folder)], check=True)
-    command = [sys.executable, "-m", "pipeline.cli", "run", str(file)]
-    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    lines = (folder / "grpo/latest/metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    folder, came_through = begin_anew(recipe(max_staleness))
+    if not came_through:
+        raise RuntimeError(f"{folder} did not come to its end")
+    return steps_of(folder, "grpo")
 
 
 def compare() -> dict[str, Any]:

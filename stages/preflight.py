@@ -22,6 +22,7 @@ from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows, reward_columns
 from stages.environment_check import try_environment
+from stages.preference.config import PairedConfig
 from stages.training import SupervisedConfig
 
 Problem = str
@@ -255,6 +256,8 @@ def _check_rows(
     name: str, stage: StageConfig, role: str, rows: Sequence[Row], facts: RunFacts, chat: ChatFormat | None
 ) -> Iterator[Problem]:
     stage.check_rows(rows)
+    if isinstance(stage, PairedConfig) and (dropped := stage.num_dropped(rows)):
+        yield f"note: stage {name!r}: {dropped} of {len(rows)} pairs teach nothing and are dropped"
     tools = None
     if isinstance(stage, AnsweringStageConfig):
         tools, problems = try_environment(stage, rows, chat)

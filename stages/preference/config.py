@@ -148,6 +148,25 @@ class PairedConfig(SupervisedConfig):
     """What becomes of pairs that teach nothing: the same answer on both sides, or, where scores are read, one that is
     not finite, or a rejected answer above the chosen one. Dropped ones are counted."""
 
+    def loss_of_pairs(self) -> PreferenceLoss | None:
+        """Return the loss under which pairs must teach something; None where rows are no pairs."""
+        raise NotImplementedError
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """Raise StageError for pairs that teach nothing, or where none teaches anything."""
+        from stages.preference.losses import only_good, require_good  # which read the losses of this file
+
+        loss = self.loss_of_pairs()
+        if loss is not None:
+            (require_good if self.bad_pairs == "refuse" else only_good)(rows, loss)
+
+    def num_dropped(self, rows: Sequence[Row]) -> int:
+        """Return how many of some rows would be left out."""
+        from stages.preference.losses import only_good
+
+        loss = self.loss_of_pairs()
+        return 0 if loss is None or self.bad_pairs == "refuse" else len(rows) - len(only_good(rows, loss))
+
     def input_kind(self, role: str) -> str:
         """A policy, and pairs."""
         return "pairs" if role == "pairs" else super().input_kind(role)
@@ -189,6 +208,10 @@ class PreferenceStage(PairedConfig):
     """Tokens of pairs forwarded at once inside a micro-batch, padding included, each prompt once where that is cheaper.
     None: TRL's own padded forward, without it; so under WPO and KTO."""
 
+    token_weights: bool = False
+    """Whether pairs have `chosen_weights` and `rejected_weights`: one number for each token of an answer as the chat
+    template writes it, its end of the turn among them, by which the token's log-probability counts on both sides, the
+    policy's and the reference's."""
     monitor: Monitor | None = Field(default_factory=Monitor)
     """None: nothing is looked at."""
 
@@ -208,6 +231,14 @@ class PreferenceStage(PairedConfig):
         return self
 
     @model_validator(mode="after")
+    def _weighs_tokens_of_pairs(self) -> Self:
+        if self.token_weights and isinstance(self.loss, KTOLoss):
+            raise ValueError("token_weights are for losses of pairs; kto has none")
+        if self.token_weights and isinstance(self.data, StageData):
+            raise ValueError("token_weights are columns of pairs from outside; a stage of pairs makes none")
+        return self
+
+    @model_validator(mode="after")
     def _compares_neighbours(self) -> Self:
         if isinstance(self.loss, KTOLoss) and self.loss.variant == "kto" and self.micro_batch_size < 2:
             raise ValueError(
@@ -220,18 +251,20 @@ class PreferenceStage(PairedConfig):
         if isinstance(self.loss, KTOLoss) and not self.loss.from_pairs:
             return ["prompt", "completion", "label"]
         scores = ["score_chosen", "score_rejected"] if isinstance(self.loss, ODPOLoss) else []
-        return ["prompt", "chosen", "rejected", *scores]
+        weights = ["chosen_weights", "rejected_weights"] if self.token_weights else []
+        return ["prompt", "chosen", "rejected", *scores, *weights]
+
+    def loss_of_pairs(self) -> PreferenceLoss | None:
+        """Its own, unless rows are answers with labels."""
+        return None if isinstance(self.loss, KTOLoss) and not self.loss.from_pairs else self.loss
 
     def check_rows(self, rows: Sequence[Row]) -> None:
-        """Each pair's scores must make an offset under this loss; KTO needs answers of both classes."""
-        if isinstance(self.loss, KTOLoss):
-            from stages.preference.labels import from_pairs, require_both
+        """Labels must be of both classes, too."""
+        super().check_rows(rows)
+        if self.loss_of_pairs() is None:
+            from stages.preference.labels import require_both
 
-            require_both(list(from_pairs(rows)) if self.loss.from_pairs else rows)
-        else:
-            from stages.preference.losses import only_good, require_good  # which read the losses of this file
-
-            (require_good if self.bad_pairs == "refuse" else only_good)(rows, self.loss)
+            require_both(rows)
 
     def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
         """Pairs that are yet to be made must have gaps of which the loss can take the log."""

@@ -1,6 +1,7 @@
 """What the two ways to learn a preference share: from pairs, or from answers that are good or bad one by one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from stages import artifact
@@ -52,22 +53,37 @@ class Objective(Protocol):
 
 def reference_cache(policy: Policy, config: PreferenceStage, context: StageContext) -> ReferenceCache:
     """Return the cache for this policy as the reference."""
-    computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens", "loss"})
-    identity = {"weights": policy.weights_sha256, "precision": context.facts.precision, **computed}
+    computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens"})
+    of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
+    identity = {"weights": policy.weights_sha256, "precision": context.facts.precision, **computed, **of_loss}
     return ReferenceCache(context.cache / "reference", {**identity, "code": artifact.code_versions()})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferencedAnswer:
+    """An answer, and what the reference gives it."""
+
+    prompt: list[int]
+    tokens: list[int]
+    weights: list[float] | None
+    """Of the tokens; none: 1."""
+    reference: float
+    """Weighted sum of its tokens' log-probabilities, in nats."""
+
+
 def require_reference(
-    policy: Policy, answers: Sequence[tuple[list[int], list[int], float]], context: StageContext, max_tokens: int
+    policy: Policy, answers: Sequence[ReferencedAnswer], context: StageContext, max_tokens: int
 ) -> list[float]:
-    """Return each answer's log-probability less the reference's, in nats; an answer is prompt, tokens, reference.
+    """Return each answer's log-probability less the reference's, in nats.
 
     Raises StageError where they differ by token: an adapter loaded wrongly, say.
     """
     gaps, drifts = [], []
-    for prompt, completion, reference in answers:
-        logprobs = sequence_logprobs(policy.model, [(prompt + completion)[:max_tokens]])[0][len(prompt) - 1 :]
-        gaps.append(sum(logprobs) - reference)
+    for answer in answers:
+        whole = (answer.prompt + answer.tokens)[:max_tokens]
+        logprobs = sequence_logprobs(policy.model, [whole])[0][len(answer.prompt) - 1 :]
+        weights = answer.weights or [1.0] * len(logprobs)
+        gaps.append(sum(w * value for w, value in zip(weights, logprobs, strict=False)) - answer.reference)
         drifts.append(abs(gaps[-1]) / len(logprobs))
     limit = REFERENCE_TOLERANCE[context.facts.precision]
     if not max(drifts) <= limit:

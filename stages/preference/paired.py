@@ -14,7 +14,7 @@ from stages.params import lora_config
 from stages.preference.config import DPOLoss, PreferenceStage
 from stages.preference.losses import pair_offsets
 from stages.preference.monitor import Watched, watched_pairs
-from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
 from stages.preference.source import load_pairs, split
 from stages.preference.trainer import PairTrainer
 from stages.trainer import trainer_arguments
@@ -44,13 +44,14 @@ class Paired:
             model=policy.model,
             args=to_trl(config, context),
             train_dataset=Dataset.from_list(
-                [{name: row[name] for name in ("prompt", "chosen", "rejected", "offset")} for row in rows]
+                [{name: row[name] for name in (*config.columns(), "offset")} for row in rows]
             ),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),
             precision=context.facts.precision,
             row_tokens=config.row_tokens,
+            token_weights=config.token_weights,
         )
 
     def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
@@ -62,7 +63,12 @@ class Paired:
         if trainer.ld_alpha is None:
             rows = list(trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset)))))
             sides = [
-                (row["prompt_ids"], row[f"{side}_ids"], row[f"ref_{side}_logps"])
+                ReferencedAnswer(
+                    prompt=row["prompt_ids"],
+                    tokens=row[f"{side}_ids"],
+                    weights=row.get(f"{side}_weights"),
+                    reference=row[f"ref_{side}_logps"],
+                )
                 for row in rows
                 for side in ("chosen", "rejected")
             ]

@@ -7,6 +7,7 @@ import trl
 from rollout.engine import Precision
 from stages.preference.reference_cache import ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
+from stages.preference.token_weights import COLUMNS, Weighing, WeightedCollator, require_one_a_token
 
 
 class _KeepsReference:
@@ -28,12 +29,34 @@ class AnswerTrainer(_KeepsReference, trl.KTOTrainer):  # type: ignore[misc]
 class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
     """Everything is TRL's but who answers when its loss asks the model for log-probabilities."""
 
-    def __init__(self, *arguments: Any, precision: Precision, row_tokens: int | None, **named: Any) -> None:
+    data_collator: Any
+    _signature_columns: Any
+
+    def __init__(
+        self,
+        *arguments: Any,
+        precision: Precision,
+        row_tokens: int | None,
+        token_weights: bool = False,
+        **named: Any,
+    ) -> None:
         """With ``row_tokens`` rows of so many tokens are forwarded, prompts once; with None, TRL's padded batches."""
         self._precision = precision
         self._row_tokens = row_tokens
+        self._has_weights = token_weights
         self._shared: SharedPrompts | None = None
         super().__init__(*arguments, **named)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        if self._has_weights:
+            require_one_a_token(dataset)
+            self.data_collator = WeightedCollator(self.data_collator)
+        return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self._has_weights:
+            self._signature_columns = [*self._signature_columns, *COLUMNS]
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
         """Return the reference's log-probabilities of chosen and rejected answers, [B] each."""
@@ -48,6 +71,10 @@ class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
         return loss
 
     def _asked(self, model: Any) -> Any:
+        asked = self._unweighted(model)
+        return Weighing(asked) if self._has_weights else asked
+
+    def _unweighted(self, model: Any) -> Any:
         if self._row_tokens is None:
             return model
         if self._shared is None:

@@ -14,7 +14,7 @@ from stages.params import lora_config
 from stages.preference.config import KTOLoss, PreferenceStage, StageData
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
 from stages.preference.monitor import Watched, watched_answers
-from stages.preference.objective import NUM_CHECKED, reference_cache, require_reference
+from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
 from stages.preference.source import load_answers, load_pairs, split
 from stages.preference.trainer import AnswerTrainer
 from stages.trainer import trainer_arguments
@@ -22,6 +22,9 @@ from stages.trainer import trainer_arguments
 
 class Unpaired:
     """An `Objective` on rows with `prompt`, `completion`, `label`."""
+
+    def __init__(self) -> None:
+        self._num_dropped = 0
 
     def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
         """Return the answers in a random order of the stage's seed, in which they stay: KTO compares neighbours."""
@@ -61,7 +64,12 @@ class Unpaired:
     def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
         """Compare a few answers; KTO's own loss is a half of the class's weight where policy and reference agree."""
         rows = trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset))))
-        answers = [(row["prompt_ids"], row["completion_ids"], row["ref_logps"]) for row in rows]
+        answers = [
+            ReferencedAnswer(
+                prompt=row["prompt_ids"], tokens=row["completion_ids"], weights=None, reference=row["ref_logps"]
+            )
+            for row in rows
+        ]
         require_reference(policy, answers, context, trainer.args.max_length)
         return {}
 
@@ -69,6 +77,7 @@ class Unpaired:
         """Return how many answers there were of each class, and what they weigh."""
         return {
             "data/answers": len(rows),
+            "data/pairs_dropped": self._num_dropped,
             "data/answers_trained_on": len(trainer.train_dataset),
             "data/desirable": sum(bool(row["label"]) for row in rows),
             "preference/desirable_weight": trainer.desirable_weight,
@@ -94,5 +103,6 @@ class Unpaired:
             return list(by_score(load_answers(context), data.answers))
         if isinstance(data, StageData) or loss.from_pairs:
             found = load_pairs(config, context, ["prompt", "chosen", "rejected"], loss)
+            self._num_dropped = found.num_dropped
             return list(from_pairs(found.rows))
         return load_rows(data, config.columns())

@@ -1,11 +1,9 @@
 """What a recipe may say about training a reward model."""
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.data.rows import Row
 from stages.preference.config import DPOLoss, ODPOLoss, PairedConfig, PreferenceLoss, StageData
 
 
@@ -35,13 +33,6 @@ class RewardModelStage(PairedConfig):
         """Those of a pair, and scores where they make margins."""
         return ["prompt", "chosen", "rejected", *(["score_chosen", "score_rejected"] if self.margin else [])]
 
-    @property
-    def as_loss(self) -> PreferenceLoss:
-        """The loss of preferences that asks the same of pairs: margins are linear offsets."""
+    def loss_of_pairs(self) -> PreferenceLoss:
+        """The one that asks the same of pairs: margins are linear offsets."""
         return ODPOLoss(scale="linear") if self.margin else DPOLoss()
-
-    def check_rows(self, rows: Sequence[Row]) -> None:
-        """Pairs must differ, and scores make margins."""
-        from stages.preference.losses import only_good, require_good
-
-        (require_good if self.bad_pairs == "refuse" else only_good)(rows, self.as_loss)

@@ -27,7 +27,7 @@ from stages.trainer import train, trainer_arguments
 
 def run(config: RewardModelStage, context: StageContext) -> StageResult:
     """Teach a copy of the policy with a head of one number to give chosen answers more than rejected ones."""
-    pairs = load_pairs(config, context, config.columns(), config.as_loss)
+    pairs = load_pairs(config, context, config.columns(), config.loss_of_pairs())
     learned, held_out = split(pairs.rows, config.held_out, context.seed)
     tokenizer = load_tokenizer(policy_folder(context), context.facts)
     trainer = trl.RewardTrainer(

@@ -251,6 +251,16 @@ def test_an_engine_cannot_sleep_while_it_works_ahead(tmp_path: Path, recipe: dic
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo': engine.sleep", "set max_staleness: 0")
 
 
+def test_bad_pairs_are_refused_by_number_or_said_to_be_dropped(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    pair = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
+    data = write(tmp_path / "pairs.jsonl", [pair, {**pair, "rejected": "2"}, {**pair, "prompt": "2-0?"}])
+    recipe["stages"]["dpo"] = {"kind": "preference", "data": data, "num_steps": 2}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'dpo'", "same answer on both sides (pair 2 first)")
+    recipe["stages"]["dpo"]["bad_pairs"] = "drop"
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0 and "1 of 3 pairs teach nothing" in result.stdout + result.stderr
+
+
 def test_two_rewards_of_one_name(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["grpo"]["rewards"] = [{"type": "math"}, {"type": "math", "weight": 0.5}]
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "math")

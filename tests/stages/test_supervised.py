@@ -94,7 +94,7 @@ def test_sft_teaches_the_end_of_the_turn_and_nothing_of_the_prompt(tmp_path: Pat
 
 
 @pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4, "dropout": 0.1}])
-@pytest.mark.parametrize("kind", ["sft", "odpo"])
+@pytest.mark.parametrize("kind", ["sft", "odpo", "kto"])
 def test_a_stage_killed_after_a_checkpoint_ends_with_the_same_weights(
     kind: str, params: dict[str, Any], tmp_path: Path, model: Path
 ) -> None:
@@ -104,6 +104,8 @@ def test_a_stage_killed_after_a_checkpoint_ends_with_the_same_weights(
             context = replace(context, metrics=KillsAt(context.folder / "metrics.jsonl", stop_at))
         if kind == "sft":
             run_sft(sft_stage(tmp_path, params=params), context)
+        elif kind == "kto":
+            run_preference(kto_stage(tmp_path, params=params, checkpoint={"every_steps": 2}), context)
         else:
             loss = {"type": "odpo", "scale": "linear"}
             run_preference(preference_stage(tmp_path, params=params, loss=loss), context)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from stages.reward_model.config import RewardModelStage
 from stages.reward_model.train import load_with_head, run
 from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
+from tests.stages.test_supervised import Killed, KillsAt
 
 
 @pytest.fixture
@@ -83,6 +85,16 @@ def test_the_head_and_all_that_follows_come_from_the_seed(tmp_path: Path, model:
     for context in (one, two):
         run(stage(tmp_path, num_steps=3), context)
     assert artifact.weights_digest(one.output) == artifact.weights_digest(two.output)
+
+
+def test_a_stage_killed_after_a_checkpoint_ends_with_the_same_weights(tmp_path: Path, model: Path) -> None:
+    config = stage(tmp_path, num_steps=4, checkpoint={"every_steps": 2})
+    whole, killed = (make_context(tmp_path / name, model) for name in ("whole", "killed"))
+    run(config, whole)
+    with pytest.raises(Killed):
+        run(config, replace(killed, metrics=KillsAt(killed.folder / "metrics.jsonl", 3)))
+    run(config, killed)
+    assert artifact.weights_digest(whole.output) == artifact.weights_digest(killed.output)
 
 
 def test_all_pairs_of_a_prompt_are_on_one_side() -> None:
