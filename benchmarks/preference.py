@@ -2,7 +2,7 @@
 
     make bench-preference
 
-An update is collation, forward, loss, backward, clip and Adam for 32 pairs; the reference is there on both sides. Each
+An update is collation, forward, loss, backward, clip and Adam for 16 pairs; the reference is there on both sides. Each
 side runs at the best of a few micro-batches, which are printed. TRL's batches are padded; ours are rows of like length,
 in which a prompt stands before both of its answers where that is cheaper.
 """
@@ -35,8 +35,8 @@ from stages.preference.reference_cache import ReferenceCache
 from stages.preference.trainer import PairTrainer
 
 RESULT = Path(__file__).parent / "results" / "preference.json"
-PAIRS, WARM_UP, RUNS, TRIED = 32, 1, 7, 3
-TRL_PAIRS, OUR_TOKENS = (2, 4, 8, 16), (1024, 2048, 4096)
+PAIRS, WARM_UP, RUNS, TRIED = 16, 1, 7, 3
+TRL_PAIRS, OUR_TOKENS = (2, 4, 8), (1024, 2048, 4096)
 """Micro-batches that are tried before the better one of each side is measured: pairs of TRL's, tokens of ours."""
 AT_LEAST = {"prefix_long": "1.5 x", "prefix_short": "1.1 x"}
 

@@ -201,7 +201,7 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     @property
     def has_reference(self) -> bool:
         """Whether the loss looks at where the stage started."""
-        return self.kl.coef > 0 or isinstance(self.loss, OnlinePreference)
+        return self.kl.coef > 0 or (isinstance(self.loss, OnlinePreference) and self.loss.of.has_reference)
 
     def largest_group(self) -> int:
         """As many as are sampled."""

@@ -237,11 +237,15 @@ class Learner:
 
     @torch.no_grad()
     def _under_both(self, batch: TrainingBatch) -> dict[int, AnswerLogprobs]:
-        """Return the batch's answers, by their places, under the policy and the reference as they are now."""
+        """Return the batch's answers, by their places, under the policy as it is now and the reference.
+
+        A loss without a reference gets one of 0 nats.
+        """
         found: dict[int, AnswerLogprobs] = {}
         for part in self._parts(batch):
             policy_N = self._scored(self._model, part.rows).logprobs_N.cpu()
-            reference_N = self._reference_logprobs(part.rows).cpu()
+            is_held = self._config.has_reference
+            reference_N = self._reference_logprobs(part.rows).cpu() if is_held else torch.zeros_like(policy_N)
             places, lengths = torch.unique_consecutive(part.tokens.answers_N.cpu(), return_counts=True)
             under = (each.split(lengths.tolist()) for each in (policy_N, reference_N))
             if not part.is_filler:

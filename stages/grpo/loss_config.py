@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from stages.base import Config
 from stages.pairs.config import BestVsWorst, Diverse, MarginLimited, NearMiss, Shorter
-from stages.preference.config import DPOLoss, ODPOLoss
+from stages.preference.loss_config import DPOLoss, LossOfPairs
 
 
 def _type_or(default: str) -> BeforeValidator:
@@ -154,7 +154,7 @@ class OnlinePreference(Config):
     2410.18252."""
 
     type: Literal["online_preference"] = "online_preference"
-    of: DPOLoss | ODPOLoss = Field(default_factory=DPOLoss, discriminator="type")
+    of: LossOfPairs = Field(default_factory=DPOLoss, discriminator="type")
     """As in a preference stage."""
     pairing: OnlinePairing = Field(default_factory=BestVsWorst)
     """As in a pairs stage: which two answers of a group."""
@@ -173,8 +173,7 @@ class OnlinePreference(Config):
             raise ValueError("of.weighted (WPO) needs whole distributions, which are not kept online; leave it out")
         if isinstance(self.pairing, Diverse) and self.pairing.measure == "embedding":
             raise ValueError("pairing.measure embedding is for a pairs stage; take frequency or probability")
-        if isinstance(self.of, ODPOLoss):
-            self.of.check_gaps(self.pairing.least_gap, "here")
+        self.of.check_gaps(self.pairing.least_gap, "here")
         return self
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from stages.base import StageError
 from stages.data.rows import Row
-from stages.preference.config import KTOLoss, Labelling
+from stages.preference.config import Labelling
+from stages.preference.loss_config import KTOLoss
 
 
 def from_pairs(pairs: Sequence[Row]) -> Iterator[Row]:

@@ -1,10 +1,11 @@
-"""The offset of ODPO, and how it enters DPO.
+"""The offset of ODPO and the margin of SimPO, and how they enter DPO.
 
 DPO's loss is -log sigmoid(beta * (policy margin - reference margin)). ODPO subtracts an offset inside the sigmoid:
 -log sigmoid(beta * (policy margin - reference margin) - offset). Since only the difference counts, that *is* DPO with
 the reference's log-probability of the chosen answer raised by offset / beta. So ODPO needs no loss of its own:
 TRL's precomputed reference is shifted once, and an offset of zero leaves DPO to the last bit. In TRL's metrics the
-chosen answer's reward, the margin and the accuracy are then those beyond the offset, and named so.
+chosen answer's reward, the margin and the accuracy are then those beyond the offset, and named so. A loss without a
+reference is DPO with one that gives every answer a log-probability of zero.
 """
 
 import math
@@ -13,14 +14,13 @@ from typing import Any
 
 from stages.base import StageError
 from stages.data.rows import Row
-from stages.preference.config import ODPOLoss, PreferenceLoss
+from stages.preference.loss_config import LossOfPairs, ODPOLoss, PreferenceLoss, SimPOLoss
 
 
 def pair_offsets(pairs: Sequence[Mapping[str, Any]], loss: PreferenceLoss) -> list[float]:
     """Return the offset of each pair, in nats; zero under DPO. Raises StageError for pairs that teach nothing."""
-    if not isinstance(loss, ODPOLoss):
-        return [0.0] * len(pairs)
-    return offsets([pair["score_chosen"] for pair in pairs], [pair["score_rejected"] for pair in pairs], loss)
+    reads_scores = isinstance(loss, ODPOLoss)
+    return offsets([pair["score_chosen"] - pair["score_rejected"] if reads_scores else 0.0 for pair in pairs], loss)
 
 
 def refuse_equal_sides(pairs: Sequence[Mapping[str, Any]]) -> None:
@@ -52,16 +52,25 @@ def only_good(pairs: Sequence[Row], loss: PreferenceLoss) -> list[Row]:
     return found
 
 
-def offsets(scores_chosen: Sequence[float], scores_rejected: Sequence[float], loss: ODPOLoss) -> list[float]:
-    """Return alpha * f(score gap) for each pair, in nats. Source: Amini et al. 2024, arXiv 2402.10571.
+def raise_of_chosen(offset: float, num_tokens: int, loss: LossOfPairs) -> float:
+    """Return by how many nats more the reference gives a chosen answer of so many tokens, so that DPO has an offset."""
+    return offset / loss.beta * (num_tokens if isinstance(loss, SimPOLoss) else 1)
 
-    An inverted pair (negative gap) is refused under either f. A gap of zero is plain DPO when f is linear; under log
-    its offset would be minus infinity, a pair that teaches nothing, so it is refused. Under log a gap below 1 has a
-    negative offset, which would reward a *smaller* margin than DPO asks for: refused unless the recipe allows it.
+
+def offsets(gaps: Sequence[float], loss: PreferenceLoss) -> list[float]:
+    """Return what pairs with these score gaps must be apart by, in nats: SimPO's gamma, ODPO's alpha * f(gap), or 0.
+
+    Of ODPO's (Amini et al. 2024, arXiv 2402.10571): an inverted pair (negative gap) is refused under either f. A gap of
+    zero is plain DPO when f is linear; under log its offset would be minus infinity, a pair that teaches nothing, so it
+    is refused. Under log a gap below 1 has a negative offset, which would reward a *smaller* margin than DPO asks for:
+    refused unless the recipe allows it.
 
     Raises StageError with the numbers of the first offending pairs.
     """
-    gaps = [chosen - rejected for chosen, rejected in zip(scores_chosen, scores_rejected, strict=True)]
+    if isinstance(loss, SimPOLoss):
+        return [loss.gamma] * len(gaps)
+    if not isinstance(loss, ODPOLoss):
+        return [0.0] * len(gaps)
     _refuse(gaps, lambda gap: not math.isfinite(gap), "a score that is not a finite number", "mend or drop the row")
     _refuse(gaps, lambda gap: gap < 0, "a rejected answer that outscores its chosen one", "swap or drop the two")
     if loss.scale == "linear":

@@ -11,7 +11,7 @@ from stages.logprobs import sequence_logprobs
 from stages.models import Policy
 from stages.preference.config import PreferenceStage
 from stages.preference.monitor import Watched
-from stages.preference.reference_cache import ReferenceCache
+from stages.preference.reference_cache import NoReference, ReferenceCache
 
 REFERENCE_TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 """How far TRL's reference, computed under autocast, may differ from our float32 forward, in nats a token."""
@@ -51,8 +51,10 @@ class Objective(Protocol):
         ...
 
 
-def reference_cache(policy: Policy, config: PreferenceStage, context: StageContext) -> ReferenceCache:
-    """Return the cache for this policy as the reference."""
+def reference_cache(policy: Policy, config: PreferenceStage, context: StageContext) -> ReferenceCache | NoReference:
+    """Return the cache for this policy as the reference, where the loss has one."""
+    if not config.loss.has_reference:
+        return NoReference()
     computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens"})
     of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
     identity = {"weights": policy.weights_sha256, "precision": context.facts.precision, **computed, **of_loss}

@@ -13,8 +13,8 @@ import torch
 import trl
 from torch import Tensor
 
-from stages.preference.config import DPOLoss, ODPOLoss
-from stages.preference.losses import offsets
+from stages.preference.loss_config import LossOfPairs
+from stages.preference.losses import offsets, raise_of_chosen
 
 REPORTED = {
     "rewards/accuracies": "preference/accuracy_beyond_offset",
@@ -47,9 +47,7 @@ class Priced:
     metrics: dict[str, float]
 
 
-def price(
-    pairs: Sequence[tuple[AnswerLogprobs, AnswerLogprobs]], gaps: Sequence[float], loss: DPOLoss | ODPOLoss
-) -> Priced:
+def price(pairs: Sequence[tuple[AnswerLogprobs, AnswerLogprobs]], gaps: Sequence[float], loss: LossOfPairs) -> Priced:
     """Return the mean loss of pairs (chosen, rejected) whose scores lie ``gaps`` apart, and its gradients.
 
     By the chain rule, answers whose tokens get these gradients as weights of their log-probabilities have the gradient
@@ -57,9 +55,10 @@ def price(
     makes no offset.
     """
     answers = [*(chosen for chosen, _ in pairs), *(rejected for _, rejected in pairs)]
-    raised = [0.0] * len(pairs)
-    if isinstance(loss, ODPOLoss):
-        raised = [offset / loss.beta for offset in offsets(gaps, [0.0] * len(gaps), loss)]
+    raised = [
+        raise_of_chosen(offset, len(chosen.policy_T), loss)
+        for (chosen, _), offset in zip(pairs, offsets(gaps, loss), strict=True)
+    ]
     policy_AT = _padded([answer.policy_T for answer in answers]).requires_grad_()
     reference_AT = _padded([answer.reference_T for answer in answers])
     reference_AT[: len(pairs), 0] += torch.tensor(raised, device=reference_AT.device)
@@ -89,9 +88,9 @@ def _outputs(logprobs_AT: Tensor) -> SimpleNamespace:
     return SimpleNamespace(log_probs=logprobs_AT, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
 
 
-def _trainer(loss: DPOLoss | ODPOLoss, reference_AT: Tensor) -> Any:
+def _trainer(loss: LossOfPairs, reference_AT: Tensor) -> Any:
     """Return what TRL's loss reads of its trainer."""
-    family = loss if isinstance(loss, DPOLoss) else DPOLoss(beta=loss.beta)
+    family = loss.in_trl()
     policy = torch.nn.Identity()  # in training mode, without an adapter
     policy.is_gradient_checkpointing = False
 

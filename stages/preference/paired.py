@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trl
@@ -11,10 +12,12 @@ from stages.base import StageContext
 from stages.data.rows import Row
 from stages.models import Policy, without_dropout
 from stages.params import lora_config
-from stages.preference.config import DPOLoss, PreferenceStage
-from stages.preference.losses import pair_offsets
+from stages.preference.config import PreferenceStage
+from stages.preference.loss_config import KTOLoss, LossOfPairs
+from stages.preference.losses import pair_offsets, raise_of_chosen
 from stages.preference.monitor import Watched, watched_pairs
 from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
+from stages.preference.reference_cache import NoReference
 from stages.preference.source import load_pairs, split
 from stages.preference.trainer import PairTrainer
 from stages.trainer import trainer_arguments
@@ -38,7 +41,8 @@ class Paired:
         return split(rows, fraction, seed)
 
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
-        """Return TRL's, its precomputed reference shifted by the offsets once policy and reference are compared."""
+        """Return TRL's, its reference computed and raised by the offsets."""
+        assert not isinstance(config.loss, KTOLoss)
         without_dropout(policy.model)  # two passes over the same tokens must agree, whatever the mode
         return PairTrainer(
             model=policy.model,
@@ -52,34 +56,33 @@ class Paired:
             precision=context.facts.precision,
             row_tokens=config.row_tokens,
             token_weights=config.token_weights,
+            raised_by=partial(raised_by, loss=config.loss, max_tokens=config.max_tokens),
         )
 
     def check_start(self, trainer: Any, policy: Policy, context: StageContext) -> Mapping[str, float]:
         """Return DPO's loss on a few pairs by our own forward; it is ln 2 for the reference itself.
 
-        Nothing under LD-DPO: the reference's sums are weighted ones, and nothing can be compared.
+        Nothing without a reference, or under LD-DPO: its sums are weighted ones, and nothing can be compared.
         """
-        found: dict[str, float] = {}
-        if trainer.ld_alpha is None:
-            rows = list(trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset)))))
-            sides = [
-                ReferencedAnswer(
-                    prompt=row["prompt_ids"],
-                    tokens=row[f"{side}_ids"],
-                    weights=row.get(f"{side}_weights"),
-                    reference=row[f"ref_{side}_logps"],
-                )
-                for row in rows
-                for side in ("chosen", "rejected")
-            ]
-            gaps = require_reference(policy, sides, context, trainer.args.max_length)
-            losses = [
-                math.log1p(math.exp(-trainer.beta * (chosen - rejected)))
-                for chosen, rejected in zip(gaps[::2], gaps[1::2], strict=True)
-            ]
-            found = {"preference/loss_at_start": sum(losses) / len(losses)}
-        trainer.train_dataset = with_offsets(trainer.train_dataset, trainer.beta)
-        return found
+        if trainer.ld_alpha is not None or isinstance(trainer.reference, NoReference):
+            return {}
+        rows = list(trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset)))))
+        sides = [
+            ReferencedAnswer(
+                prompt=row["prompt_ids"],
+                tokens=row[f"{side}_ids"],
+                weights=row.get(f"{side}_weights"),
+                reference=row[f"ref_{side}_logps"] - (trainer.raised_by(row) if side == "chosen" else 0.0),
+            )
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
+        gaps = require_reference(policy, sides, context, trainer.args.max_length)
+        losses = [
+            math.log1p(math.exp(-trainer.beta * (chosen - rejected)))
+            for chosen, rejected in zip(gaps[::2], gaps[1::2], strict=True)
+        ]
+        return {"preference/loss_at_start": sum(losses) / len(losses)}
 
     def report(self, rows: Sequence[Row], trainer: Any) -> Mapping[str, float]:
         """Return how many pairs there were, and their offsets."""
@@ -104,24 +107,21 @@ class Paired:
 
 def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
     """Return TRL's settings for ours: the one place where the names meet. The reference is computed once, up front."""
-    shared = {**trainer_arguments(config, context), "beta": config.loss.beta, "precompute_ref_log_probs": True}
-    if not isinstance(config.loss, DPOLoss):
-        return trl.DPOConfig(**shared)
+    assert not isinstance(config.loss, KTOLoss)
+    loss = config.loss.in_trl()
     return trl.DPOConfig(
-        **shared,
-        loss_type=list(config.loss.variants),
-        loss_weights=config.loss.weights,
-        label_smoothing=config.loss.label_smoothing,
-        f_divergence_type=config.loss.f_divergence,
-        ld_alpha=config.loss.ld_alpha,
-        use_weighting=config.loss.weighted,
+        **trainer_arguments(config, context),
+        precompute_ref_log_probs=True,
+        beta=loss.beta,
+        loss_type=list(loss.variants),
+        loss_weights=loss.weights,
+        label_smoothing=loss.label_smoothing,
+        f_divergence_type=loss.f_divergence,
+        ld_alpha=loss.ld_alpha,
+        use_weighting=loss.weighted,
     )
 
 
-def with_offsets(dataset: Dataset, beta: float) -> Dataset:
-    """Return TRL's tokenised pairs with the reference's chosen log-probability raised by offset / beta."""
-    if not any(dataset["offset"]):
-        return dataset
-    logprobs, feature = dataset["ref_chosen_logps"], dataset.features["ref_chosen_logps"]
-    raised = [logprob + offset / beta for logprob, offset in zip(logprobs, dataset["offset"], strict=True)]
-    return dataset.remove_columns("ref_chosen_logps").add_column("ref_chosen_logps", raised, feature=feature)
+def raised_by(row: Row, *, loss: LossOfPairs, max_tokens: int) -> float:
+    """Return by how many nats the reference's log-probability of a tokenised pair's chosen answer is raised."""
+    return raise_of_chosen(row["offset"], min(len(row["chosen_ids"]), max_tokens - len(row["prompt_ids"])), loss)

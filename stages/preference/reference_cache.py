@@ -20,6 +20,20 @@ from torch import Tensor, tensor
 logger = logging.getLogger(__name__)
 
 
+class NoReference:
+    """What stands in its place where a policy is held to none: a reference that gives any answer a probability of 1."""
+
+    def through(self, dataset: Dataset, compute: Callable[[], Dataset]) -> Dataset:
+        """Return the data set with the columns of such a reference, which nothing computes."""
+        for name in ("ref_chosen_logps", "ref_rejected_logps"):
+            dataset = dataset.add_column(name, [0.0] * len(dataset), feature=Value("float32"))
+        return dataset
+
+    def report(self) -> Mapping[str, float]:
+        """Return nothing."""
+        return {}
+
+
 class ReferenceCache:
     """One folder of such files."""
 
@@ -27,14 +41,17 @@ class ReferenceCache:
         """``identity`` is what the values follow from beside the tokens, as JSON."""
         self._folder = folder
         self._identity = dict(identity)
-        self.was_found = False
-        """Whether the last values were there already."""
+        self._was_found = False
+
+    def report(self) -> Mapping[str, float]:
+        """Return whether the last values were there already."""
+        return {"preference/reference_was_on_disk": float(self._was_found)}
 
     def through(self, dataset: Dataset, compute: Callable[[], Dataset]) -> Dataset:
         """Return the data set with the reference's columns: those of the file, or computed and kept."""
         file = self._folder / f"{self._key(dataset)}.safetensors"
         found = _read(file, len(dataset))
-        self.was_found = found is not None
+        self._was_found = found is not None
         if found is None:
             computed = compute()
             fresh = [name for name in computed.column_names if name not in dataset.column_names]

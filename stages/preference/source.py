@@ -10,7 +10,8 @@ from stages import artifact
 from stages.base import StageContext, StageError
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows
-from stages.preference.config import PairedConfig, PreferenceLoss, StageData
+from stages.preference.config import PairedConfig, StageData
+from stages.preference.loss_config import PreferenceLoss
 from stages.preference.losses import only_good, require_good
 
 

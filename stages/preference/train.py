@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from stages.base import StageContext, StageResult
 from stages.models import load_policy, save_policy
-from stages.preference.config import KTOLoss, PreferenceStage
+from stages.preference.config import PreferenceStage
+from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import MonitorCallback
 from stages.preference.objective import Objective
 from stages.preference.paired import Paired
@@ -37,7 +38,7 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
     return StageResult(
         metrics={
             "train/steps": version,
-            "preference/reference_was_on_disk": float(trainer.reference.was_found),
+            **trainer.reference.report(),
             **objective.report(rows, trainer),
             **start,
         }

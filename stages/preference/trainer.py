@@ -1,11 +1,13 @@
 """TRL's DPO and KTO trainers, with the prompt of a pair forwarded once and the reference kept on disk."""
 
+from collections.abc import Callable
 from typing import Any
 
 import trl
 
 from rollout.engine import Precision
-from stages.preference.reference_cache import ReferenceCache
+from stages.data.rows import Row
+from stages.preference.reference_cache import NoReference, ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
 from stages.preference.token_weights import COLUMNS, Weighing, WeightedCollator, require_one_a_token
 
@@ -13,7 +15,7 @@ from stages.preference.token_weights import COLUMNS, Weighing, WeightedCollator,
 class _KeepsReference:
     """Takes the reference's log-probabilities from disk where they are there."""
 
-    def __init__(self, *arguments: Any, reference: ReferenceCache, **named: Any) -> None:
+    def __init__(self, *arguments: Any, reference: ReferenceCache | NoReference, **named: Any) -> None:
         self.reference = reference
         super().__init__(*arguments, **named)
 
@@ -27,7 +29,7 @@ class AnswerTrainer(_KeepsReference, trl.KTOTrainer):  # type: ignore[misc]
 
 
 class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
-    """Everything is TRL's but who answers when its loss asks the model for log-probabilities."""
+    """Everything is TRL's but who answers when its loss asks the model for log-probabilities, and an offset."""
 
     data_collator: Any
     _signature_columns: Any
@@ -38,9 +40,14 @@ class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
         precision: Precision,
         row_tokens: int | None,
         token_weights: bool = False,
+        raised_by: Callable[[Row], float] = lambda row: 0.0,
         **named: Any,
     ) -> None:
-        """With ``row_tokens`` rows of so many tokens are forwarded, prompts once; with None, TRL's padded batches."""
+        """With ``row_tokens`` rows of so many tokens are forwarded, prompts once; with None, TRL's padded batches.
+
+        ``raised_by`` are the nats by which the reference's log-probability of a pair's chosen answer is raised.
+        """
+        self.raised_by = raised_by
         self._precision = precision
         self._row_tokens = row_tokens
         self._has_weights = token_weights
@@ -51,7 +58,13 @@ class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
         if self._has_weights:
             require_one_a_token(dataset)
             self.data_collator = WeightedCollator(self.data_collator)
-        return super()._precompute_ref_logps(dataset, name, batch_size)
+        dataset = super()._precompute_ref_logps(dataset, name, batch_size)
+        raises = [self.raised_by(row) for row in dataset]
+        if not any(raises):
+            return dataset
+        name, feature = "ref_chosen_logps", dataset.features["ref_chosen_logps"]
+        raised = [logprob + by for logprob, by in zip(dataset[name], raises, strict=True)]
+        return dataset.remove_columns(name).add_column(name, raised, feature=feature)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -11,8 +11,9 @@ from stages.base import StageContext
 from stages.data.rows import Row, load_rows
 from stages.models import Policy
 from stages.params import lora_config
-from stages.preference.config import KTOLoss, PreferenceStage, StageData
+from stages.preference.config import PreferenceStage, StageData
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
+from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import Watched, watched_answers
 from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
 from stages.preference.source import load_answers, load_pairs, split

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.preference.config import DPOLoss, ODPOLoss, PairedConfig, PreferenceLoss, StageData
+from stages.preference.config import PairedConfig, StageData
+from stages.preference.loss_config import DPOLoss, ODPOLoss, PreferenceLoss
 
 
 class RewardModelStage(PairedConfig):

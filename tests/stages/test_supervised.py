@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from stages import artifact, checkpoints
 from stages.base import StageContext, StageError
+from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import PreferenceStage
 from stages.preference.train import run as run_preference
@@ -174,6 +175,37 @@ def test_odpo_s_first_loss_is_that_of_its_offsets(tmp_path: Path, model: Path) -
     loss = {"type": "odpo", "alpha": 2.0, "scale": "linear"}
     run_preference(preference_stage(tmp_path, loss=loss, batch_size=8, num_steps=1), context)
     expected = sum(math.log1p(math.exp(2 * (1 - n / 10))) for n in range(1, 9)) / 8
+    assert losses(context)[0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [{"type": "simpo"}, {"type": "cpo", "alpha": 0.5}])
+@pytest.mark.parametrize("max_tokens", [64, 36])
+def test_losses_without_a_reference_start_at_what_the_policy_says(
+    loss: dict[str, Any], max_tokens: int, tmp_path: Path, model: Path
+) -> None:
+    context = make_context(tmp_path, model)
+    stage = preference_stage(tmp_path, loss=loss, batch_size=8, micro_batch_size=8, num_steps=1, max_tokens=max_tokens)
+    result = run_preference(stage, context)
+    assert not {"preference/loss_at_start", "preference/reference_was_on_disk"} & result.metrics.keys()
+    policy = load_policy(make_context(tmp_path / "again", model))
+    expected, chosen_tokens = 0.0, []
+    for row in map(json.loads, (tmp_path / "pairs.jsonl").read_text().splitlines()):
+        prompt = [{"role": "user", "content": row["prompt"]}]
+        start = policy.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        sides = []
+        for side in ("chosen", "rejected"):
+            turns = [*prompt, {"role": "assistant", "content": row[side]}]
+            whole = policy.tokenizer.apply_chat_template(turns, return_dict=False)[:max_tokens]
+            sides.append(sequence_logprobs(policy.model, [whole])[0][len(start) - 1 :])
+        chosen, rejected = sides
+        if loss["type"] == "simpo":
+            margin = 2.0 * (sum(chosen) / len(chosen) - sum(rejected) / len(rejected)) - 1.0
+        else:
+            margin = 0.1 * (sum(chosen) - sum(rejected))
+        expected += math.log1p(math.exp(-margin)) / 8
+        chosen_tokens += chosen
+    if loss["type"] == "cpo":
+        expected -= 0.5 * sum(chosen_tokens) / len(chosen_tokens)
     assert losses(context)[0] == pytest.approx(expected, abs=1e-4)
 
 

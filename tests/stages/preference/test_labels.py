@@ -2,8 +2,9 @@ import pytest
 from pydantic import ValidationError
 
 from stages.base import StageError
-from stages.preference.config import DPOLoss, KTOLoss, Labelling, PreferenceStage
+from stages.preference.config import Labelling, PreferenceStage
 from stages.preference.labels import by_score, class_weights, from_pairs, require_both
+from stages.preference.loss_config import DPOLoss, KTOLoss
 
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad", "score_chosen": 1.0}
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -10,7 +11,7 @@ import trl
 from pydantic import ValidationError
 
 from stages.base import StageError
-from stages.preference.config import DPOLoss, ODPOLoss, TRLLossType
+from stages.preference.loss_config import CPOLoss, DPOLoss, ODPOLoss, SimPOLoss, TRLLossType
 from stages.preference.pair_loss import AnswerLogprobs, price
 from tests.stages.preference.test_shared_prompt import loss_and_gradients
 
@@ -48,6 +49,45 @@ def test_the_loss_is_the_mean_over_pairs_of_any_lengths() -> None:
     assert found.loss == pytest.approx((0.598139 + math.log(2)) / 2, abs=1e-6)
     assert [len(row) for row in found.gradients] == [2, 1, 1, 3]
     assert found.gradients[3].tolist() == pytest.approx([0.1 * 0.5 / 2] * 3)
+
+
+FREE_CHOSEN, FREE_REJECTED = answer([-1.0, -2.0], [0.0, 0.0]), answer([-3.0], [0.0])
+"""The same answers without a reference."""
+
+
+def test_simpo_by_hand() -> None:
+    # 2 * (-1.5 - (-3)) - 1 = 2: loss log(1 + e^-2) = 0.126928, derivative -2 * sigmoid(-2) = -0.238406, by token
+    found = price([(FREE_CHOSEN, FREE_REJECTED)], [0.0], SimPOLoss(type="simpo"))
+    assert found.loss == pytest.approx(0.126928, abs=1e-6)
+    assert found.gradients[0].tolist() == pytest.approx([-0.119203] * 2, abs=1e-6)
+    assert found.gradients[1].tolist() == pytest.approx([0.238406], abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [SimPOLoss(type="simpo"), CPOLoss(type="cpo", alpha=0.5)])
+def test_losses_without_a_reference_are_those_of_trls_own_trainer_for_them(loss: SimPOLoss | CPOLoss) -> None:
+    from trl.experimental.cpo import CPOTrainer
+
+    drawn = torch.Generator().manual_seed(5)
+    rows = [-3 * torch.rand(length, generator=drawn) for length in (4, 2, 1, 7, 3, 3)]
+    chosen, rejected = rows[::2], rows[1::2]
+    by_length = isinstance(loss, SimPOLoss)
+    trainer = SimpleNamespace(
+        alpha=0.0,
+        beta=loss.beta,
+        label_smoothing=0.0,
+        loss_type="simpo" if by_length else "sigmoid",
+        simpo_gamma=getattr(loss, "gamma", None),
+        accelerator=SimpleNamespace(device=torch.device("cpu")),
+    )
+    sides = [torch.stack([row.mean() if by_length else row.sum() for row in side]) for side in (chosen, rejected)]
+    expected = CPOTrainer.cpo_loss(trainer, *sides)[0].mean()
+    if isinstance(loss, CPOLoss):
+        expected -= loss.alpha * torch.cat(chosen).mean()
+    pairs = [
+        (answer(a.tolist(), [0.0] * len(a)), answer(b.tolist(), [0.0] * len(b)))
+        for a, b in zip(chosen, rejected, strict=True)
+    ]
+    assert price(pairs, [0.0] * 3, loss).loss == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("variant", get_args(TRLLossType))

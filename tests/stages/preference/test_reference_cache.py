@@ -23,7 +23,7 @@ class Reference:
 
 def through(folder: Path, reference: Reference, rows: Dataset = ROWS, **identity: object) -> tuple[Dataset, bool]:
     cache = ReferenceCache(folder, {"weights": "abc", **identity})
-    return cache.through(rows, reference), cache.was_found
+    return cache.through(rows, reference), cache.report()["preference/reference_was_on_disk"] == 1.0
 
 
 def test_it_is_computed_once_and_found_by_the_next_run(tmp_path: Path) -> None:

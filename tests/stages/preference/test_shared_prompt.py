@@ -10,7 +10,7 @@ import trl
 from datasets import Dataset
 
 from examples.arithmetic.base_model import make_tokenizer
-from stages.preference.config import TRLLossType
+from stages.preference.loss_config import TRLLossType
 from stages.preference.reference_cache import ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED
 from stages.preference.trainer import PairTrainer
