@@ -177,7 +177,7 @@ def _show(config: RunConfig, findings: Findings) -> None:
     for step in findings.steps:
         stage = config.stages[step.name]
         sources = list(stage.inputs().values()) or ["base model"]
-        reads = ", ".join([*sources, *(data.path for data in stage.datasets().values())])
+        reads = ", ".join([*sources, *(data.path for part in stage.whole() for data in part.datasets().values())])
         table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
 

@@ -183,7 +183,7 @@ def _bundles(job: Job, gpus: int) -> list[dict[str, float]]:
 
     A single GPU is shared by learner and engine. Raises RuntimeError where there are too few otherwise.
     """
-    engines = job.facts.engine.worker_gpus() if job.config.generates else []
+    engines = job.facts.engine.worker_gpus() if any(part.generates for part in job.config.whole()) else []
     num_learners = job.config.learner_processes()
     if not gpus:
         return [{"CPU": 1.0}] * (num_learners + len(engines))

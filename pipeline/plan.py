@@ -11,7 +11,7 @@ from pipeline.graph import order
 from pipeline.state import Identity, RunFolder, RunState
 from stages.base import StageConfig
 from stages.data.rows import fingerprint as data_fingerprint
-from stages.preflight import code_fingerprint, environment_of, model_fingerprint, reward_fingerprint, rewards_of
+from stages.preflight import code_fingerprint, environments_of, model_fingerprint, reward_fingerprint, rewards_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +44,12 @@ def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]
         stage = config.stages[name]
         found[name] = {
             "name": name,
-            "run": config.facts.identity(generates=stage.generates),
+            "run": config.facts.identity(generates=any(part.generates for part in stage.whole())),
             "base model": base,
             "config": stage.identity(),
-            "content of data": {data.path: data_fingerprint(data) for data in stage.datasets().values()},
+            "content of data": {
+                data.path: data_fingerprint(data) for part in stage.whole() for data in part.datasets().values()
+            },
             "code of reward": {reward.label: reward_fingerprint(reward) for reward in rewards_of(stage)},
             "code of environment": {module: code_fingerprint(module) for module in _environment_modules(stage)},
             "input": {source: _fingerprint(found[source]) for source in stage.inputs().values()},
@@ -56,8 +58,7 @@ def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]
 
 
 def _environment_modules(stage: StageConfig) -> list[str]:
-    environment = environment_of(stage)
-    return environment.modules() if environment is not None else []
+    return [module for environment in environments_of(stage) for module in environment.modules()]
 
 
 def _fingerprint(identity: Identity) -> str:

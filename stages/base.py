@@ -6,7 +6,7 @@ Imports nothing heavy; `pipeline` builds these and a stage's ``run(config, conte
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,8 @@ from rollout.engine import Precision
 from stages.data.config import DataConfig
 from stages.data.rows import Row
 from stages.metrics import MetricsFile
+
+DataUse = Literal["learning", "selection", "exam"]
 
 
 class StageError(RuntimeError):
@@ -54,8 +56,8 @@ class StageConfig(Config):
     """What the stage hands over: `model`, `pairs`, `reward_model`, `exam` or `report`."""
     generates: ClassVar[bool] = False
     """Whether the stage starts engines."""
-    holds_out: ClassVar[bool] = False
-    """Whether its data must be in no other stage's."""
+    data_are_for: ClassVar[DataUse] = "learning"
+    """What selects must not have been learned from, and an exam neither that nor selected on."""
     needs_columns: ClassVar[tuple[str, ...]] = ()
     """Columns that each row must have whatever the config says."""
     of_the_machine: ClassVar[frozenset[str]] = frozenset({"checkpoint", "scoring", "sync", "micro_batch_size"})
@@ -68,6 +70,14 @@ class StageConfig(Config):
     def datasets(self) -> dict[str, DataConfig]:
         """Data sets from outside the run that this stage reads, by role."""
         return {}
+
+    def parts(self) -> dict[str, "StageConfig"]:
+        """What of this stage is a stage's config itself, by key: it is checked as one, and runs within this one."""
+        return {}
+
+    def whole(self) -> list["StageConfig"]:
+        """This config and its parts."""
+        return [self, *self.parts().values()]
 
     @property
     def samples_while_learning(self) -> bool:

@@ -64,10 +64,11 @@ def latest(root: Path) -> int | None:
     return found[-1] if found else None
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` versions."""
+def prune(root: Path, keep: int, *, spare: int | None = None) -> None:
+    """Remove all but the newest ``keep`` versions, and one that is to be spared."""
     for step in steps(root)[:-keep]:
-        shutil.rmtree(step_folder(root, step))
+        if step != spare:
+            shutil.rmtree(step_folder(root, step))
 
 
 def publish(temporary: Path, final: Path) -> None:

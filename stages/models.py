@@ -119,6 +119,15 @@ def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
     return reference.to(device()).eval().requires_grad_(False)
 
 
+def load_weights(model: Any, folder: Path) -> None:
+    """Give a model the weights that transformers or PEFT saved in a folder; an adapter gets those of an adapter."""
+    if isinstance(model, peft.PeftModel):
+        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder)))
+        return
+    saved = type(model).from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(saved.state_dict())
+
+
 def save_policy(
     context: StageContext,
     policy: Policy,

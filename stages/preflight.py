@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from rewards.config import FunctionRewardConfig, ModelRewardConfig, RewardConfig
 from rewards.gold import GoldCheck
@@ -17,7 +17,7 @@ from rewards.types import Attempt
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
-from stages.base import RunFacts, StageConfig, StageError
+from stages.base import DataUse, RunFacts, StageConfig, StageError
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
 from stages.data.config import DataSetConfig
 from stages.data.rows import Row, load_rows, reward_columns
@@ -35,19 +35,28 @@ FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".
 """No id on the Hub ends so; whoever writes it means a file."""
 
 
-def environment_of(stage: StageConfig) -> EnvironmentConfig | None:
-    """Return the environment that a stage uses."""
-    return stage.environment if isinstance(stage, AnsweringStageConfig) else None
+def environments_of(stage: StageConfig) -> list[EnvironmentConfig]:
+    """Return the environments that a stage and its parts use."""
+    return [each.environment for each in _answering(stage) if each.environment is not None]
 
 
 def rewards_of(stage: StageConfig) -> list[RewardConfig]:
-    """Return the rewards that a stage uses."""
-    return stage.scored_by() if isinstance(stage, AnsweringStageConfig) else []
+    """Return the rewards that a stage and its parts use."""
+    return [reward for each in _answering(stage) for reward in each.scored_by()]
+
+
+def _answering(stage: StageConfig) -> list[AnsweringStageConfig]:
+    return [each for each in stage.whole() if isinstance(each, AnsweringStageConfig)]
+
+
+def _with_parts(stages: Mapping[str, StageConfig]) -> dict[str, StageConfig]:
+    parts = {f"{name}.{key}": part for name, stage in stages.items() for key, part in stage.parts().items()}
+    return {**stages, **parts}
 
 
 def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
     """Check the base model's folder, every data set against what its stage needs, and exams against training data."""
-    chat = None
+    chat, stages = None, _with_parts(stages)
     if Path(facts.model).is_dir():
         try:
             chat = ChatFormat(Path(facts.model))
@@ -111,7 +120,7 @@ class GoldTrial:
 def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     """Start a trial of every reward, one where several stages use the same."""
     trials: dict[str, GoldTrial] = {}
-    for name, stage in stages.items():
+    for name, stage in _with_parts(stages).items():
         if isinstance(stage, AnsweringStageConfig):
             for reward in stage.scored_by():
                 if reward.num_trials == 0:
@@ -314,14 +323,13 @@ def _check_exams_are_held_out(
     stages: Mapping[str, StageConfig], loaded: Mapping[tuple[str, str], Sequence[Row]]
 ) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for (name, _), rows in loaded.items():
-        if not stages[name].holds_out:
-            seen |= {_question(row): name for row in rows}
-    for (name, task), rows in loaded.items():
-        if stages[name].holds_out:
+    for use in get_args(DataUse):
+        of_this_use = [(name, role, rows) for (name, role), rows in loaded.items() if stages[name].data_are_for == use]
+        for name, role, rows in of_this_use:
             shared = [question for row in rows if (question := _question(row)) in seen]
-            if shared:
+            if use != "learning" and shared:
                 yield (
-                    f"stage {name!r}: {len(shared)} problems of exam {task!r} are also in the data of stage "
+                    f"stage {name!r}: {len(shared)} problems of exam {role!r} are also in the data of stage "
                     f"{seen[shared[0]]!r}, such as {shared[0]:.80}; an exam must be held out"
                 )
+        seen |= {_question(row): name for name, _, rows in of_this_use for row in rows}

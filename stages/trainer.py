@@ -11,6 +11,8 @@ import transformers
 
 from stages import checkpoints
 from stages.base import StageContext, StageError
+from stages.evaluate.early_stop import EarlyStop
+from stages.models import load_weights
 from stages.training import SCHEDULES, SupervisedConfig
 
 logger = logging.getLogger(__name__)
@@ -47,24 +49,38 @@ def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[s
     }
 
 
-def train(trainer: Any, config: SupervisedConfig, context: StageContext) -> int:
-    """Train from the last whole checkpoint, or from the start; return the version reached."""
+def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_stop: EarlyStop | None = None) -> int:
+    """Train from the last whole checkpoint, or from the start; return the version that the model has then.
+
+    It is the last one, or with ``early_stop`` the best.
+    """
     context.checkpoints.mkdir(parents=True, exist_ok=True)
-    trainer.add_callback(_StageCallback(context, config))
+    trainer.add_callback(_StageCallback(context, config, early_stop))
     step = checkpoints.latest(context.checkpoints)
-    if step is not None:
+    if step is None:
+        if early_stop is not None:
+            early_stop.sit(0)
+        trainer.train()
+    else:
         logger.info("continuing from version %d", step)
-    resume_from = str(checkpoints.step_folder(context.checkpoints, step)) if step is not None else None
-    trainer.train(resume_from_checkpoint=resume_from)
-    return int(trainer.state.global_step)
+        folder = checkpoints.step_folder(context.checkpoints, step)
+        if early_stop is not None:
+            early_stop.load(folder)
+        if early_stop is None or not early_stop.is_over:
+            trainer.train(resume_from_checkpoint=str(folder))
+    if early_stop is None or early_stop.best is None:
+        return int(trainer.state.global_step)
+    load_weights(trainer.model, checkpoints.step_folder(context.checkpoints, early_stop.best))
+    return early_stop.best
 
 
 class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """Commits checkpoints, writes metrics, and ends the run on a loss or gradient that is not finite."""
 
-    def __init__(self, context: StageContext, config: SupervisedConfig) -> None:
+    def __init__(self, context: StageContext, config: SupervisedConfig, early_stop: EarlyStop | None) -> None:
         self._context = context
         self._config = config
+        self._early_stop = early_stop
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Write one line of metrics; called after the optimizer step and before any save."""
@@ -79,10 +95,16 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._context.metrics.write(state.global_step, values, of=state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Turn the trainer's folder into a whole checkpoint of ours."""
+        """Turn the trainer's folder into a whole checkpoint of ours, with the exam that its policy has sat."""
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        best = None
+        if self._early_stop is not None:
+            self._early_stop.sit(state.global_step)
+            self._early_stop.save(written)
+            best = self._early_stop.best
+            control.should_training_stop = control.should_training_stop or self._early_stop.is_over
         checkpoints.commit(written, self._context.checkpoints, state.global_step)
-        checkpoints.prune(self._context.checkpoints, self._config.checkpoint.keep)
+        checkpoints.prune(self._context.checkpoints, self._config.checkpoint.keep, spare=best)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from rewards.config import MathRewardConfig, RewardConfig
 from stages.answering import AnsweringStageConfig
-from stages.base import Config
+from stages.base import Config, DataUse
 from stages.data.config import DataConfig, DataSetConfig
 
 
@@ -22,6 +22,40 @@ class TaskConfig(Config):
     """Answers a problem at temperature 1, beside the greedy one; 0: greedy alone."""
 
 
+class EarlyStopConfig(AnsweringStageConfig):
+    """Have the policy sit an exam before it learns and at each checkpoint; stop once it no longer improves, and hand
+    over the best. Part of a stage, which then starts engines, too."""
+
+    exam: DataConfig
+    """Rows with `prompt` and what the reward reads; none that is trained on, nor of an `evaluate` stage."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest answer, in tokens; the greedy one."""
+    reward: RewardConfig = Field(default_factory=MathRewardConfig)
+    """What marks the answers; its mean is the accuracy."""
+    patience: int = Field(default=2, ge=1)
+    """Learning stops after so many exams in a row that were no better than the best before them."""
+    min_gain: float = Field(default=0.0, ge=0)
+    """By more than this a better exam counts as better."""
+
+    data_are_for: ClassVar[DataUse] = "selection"
+
+    def scored_by(self) -> list[RewardConfig]:
+        """The one reward."""
+        return [self.reward]
+
+    def longest_answer(self, role: str) -> int:
+        """As the exam allows."""
+        return self.max_tokens
+
+    def largest_group(self) -> int:
+        """The greedy answer alone."""
+        return 1
+
+    def datasets(self) -> dict[str, DataSetConfig]:
+        """The exam."""
+        return {"exam": self.exam}
+
+
 class EvaluateStage(AnsweringStageConfig):
     """Have earlier stages' models sit the same exams, and say what each gained over the one before."""
 
@@ -34,7 +68,7 @@ class EvaluateStage(AnsweringStageConfig):
     """What marks the answers; its mean is the accuracy."""
 
     produces: ClassVar[str] = "exam"
-    holds_out: ClassVar[bool] = True
+    data_are_for: ClassVar[DataUse] = "exam"
 
     @field_validator("tasks")
     @classmethod

@@ -49,6 +49,13 @@ def answer_file(context: StageContext, name: str, quantity: str) -> Path:
     return context.rollouts / name / f"{quantity}.parquet"
 
 
+def marks_of(groups: Sequence[RolloutGroup]) -> Marks:
+    """Return the marks of answers to an exam."""
+    return {
+        group.prompt.id: sum(r.score.value or 0.0 for r in group.rollouts) / len(group.rollouts) for group in groups
+    }
+
+
 def gains(before: Mapping[str, Marks], after: Mapping[str, Marks]) -> dict[str, Estimate]:
     """Return the paired gain in each quantity, problem by problem."""
     return {q: paired_gain(list(marks.values()), [after[q][prompt] for prompt in marks]) for q, marks in before.items()}
@@ -81,7 +88,7 @@ def _has_sat(config: EvaluateStage, context: StageContext, name: str) -> bool:
 
 
 def _read_marks(config: EvaluateStage, context: StageContext, name: str) -> dict[str, Marks]:
-    return {q: _marks(read_groups(answer_file(context, name, q))) for q, _ in _sittings(config)}
+    return {q: marks_of(read_groups(answer_file(context, name, q))) for q, _ in _sittings(config)}
 
 
 def _unscorable(config: EvaluateStage, context: StageContext, name: str) -> int:
@@ -94,9 +101,3 @@ def _shape(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text())
     not_shape = {"dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache"}
     return json.dumps({key: value for key, value in config.items() if key not in not_shape}, sort_keys=True)
-
-
-def _marks(groups: Sequence[RolloutGroup]) -> Marks:
-    return {
-        group.prompt.id: sum(r.score.value or 0.0 for r in group.rollouts) / len(group.rollouts) for group in groups
-    }

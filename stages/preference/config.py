@@ -5,9 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from rollout.engine import Precision
 from stages.base import Config, StageConfig
 from stages.data.config import DataConfig, DataSetConfig
 from stages.data.rows import Row
+from stages.evaluate.config import EarlyStopConfig
 from stages.pairs.config import PairsStage
 from stages.preference.loss_config import BY_MICRO_BATCH, DPOLoss, KTOLoss, ODPOLoss, PreferenceLoss
 from stages.training import SupervisedConfig
@@ -119,8 +121,16 @@ class PreferenceStage(PairedConfig):
     policy's and the reference's."""
     monitor: Monitor | None = Field(default_factory=Monitor)
     """None: nothing is looked at."""
+    early_stop: EarlyStopConfig | None = None
+    """Exams at the checkpoints, after which the stage may stop, and whose best one it hands over."""
 
     of_the_machine: ClassVar[frozenset[str]] = SupervisedConfig.of_the_machine | {"micro_batch_tokens", "monitor"}
+
+    @model_validator(mode="after")
+    def _is_examined_at_checkpoints(self) -> Self:
+        if self.early_stop is not None and not self.checkpoint.every_steps:
+            raise ValueError("early_stop examines checkpoints, and checkpoint.every_steps is 0; say how often")
+        return self
 
     @property
     def row_tokens(self) -> int | None:
@@ -150,6 +160,24 @@ class PreferenceStage(PairedConfig):
                 "micro_batch_size must be 2 or more under kto, which compares an answer with its neighbour"
             )
         return self
+
+    def parts(self) -> dict[str, StageConfig]:
+        """The exam that may stop it."""
+        return {"early_stop": self.early_stop} if self.early_stop is not None else {}
+
+    def inputs(self) -> dict[str, str]:
+        """What marks that exam, too."""
+        return {**super().inputs(), **(self.early_stop.inputs() if self.early_stop is not None else {})}
+
+    def input_kind(self, role: str) -> str:
+        """As the exam has it, where the role is one of its own."""
+        is_of_exam = self.early_stop is not None and role in self.early_stop.inputs()
+        return "reward_model" if is_of_exam else super().input_kind(role)
+
+    def bytes_per_parameter(self, precision: Precision) -> float:
+        """The copies of the exam's engine come on top."""
+        of_engine = self.early_stop.bytes_per_parameter(precision) - 4.0 if self.early_stop is not None else 0.0
+        return super().bytes_per_parameter(precision) + of_engine
 
     def columns(self) -> list[str]:
         """Those of a pair, and scores where the loss reads them."""
@@ -183,7 +211,10 @@ class PreferenceStage(PairedConfig):
         return self.monitor.held_out if self.monitor is not None else 0.0
 
     def identity(self) -> dict[str, Any]:
-        """Of what is looked at, only what is kept apart for it; and the neighbours that some losses compare."""
+        """Of what is looked at, only what is kept apart for it; how often the policy is examined; and the neighbours
+        that some losses compare."""
         identity = {**super().identity(), "held_out": self.held_out}
+        if self.early_stop is not None:
+            identity["early_stop"] = {**self.early_stop.identity(), "every_steps": self.checkpoint.every_steps}
         compares = isinstance(self.loss, KTOLoss) or bool(BY_MICRO_BATCH & {*self.loss.in_trl().variants})
         return {**identity, "micro_batch_size": self.micro_batch_size} if compares else identity

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from stages.base import StageContext, StageResult
+from stages.evaluate.early_stop import open_early_stop
 from stages.models import load_policy, save_policy
 from stages.preference.config import PreferenceStage
 from stages.preference.loss_config import KTOLoss
@@ -27,7 +28,8 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
         watched = objective.watched(kept_apart, policy, config)
         if watched.good and watched.bad:  # else nothing of them is left beside their prompts
             trainer.add_callback(MonitorCallback(watched, policy, config.monitor, config.loss.beta, context))
-    version = train(trainer, config, context)
+    with open_early_stop(config.early_stop, context, policy) as early_stop:
+        version = train(trainer, config, context, early_stop)
     save_policy(
         context,
         policy,
@@ -39,6 +41,7 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
         metrics={
             "train/steps": version,
             **trainer.reference.report(),
+            **(early_stop.report() if early_stop is not None else {}),
             **objective.report(rows, trainer),
             **start,
         }
