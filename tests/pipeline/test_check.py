@@ -290,6 +290,36 @@ def test_an_exam_on_training_data(tmp_path: Path, recipe: dict[str, Any]) -> Non
     assert_refused(check(tmp_path, recipe), tmp_path, "9 problems of exam 'dev' are also in the data of stage 'sft'")
 
 
+@pytest.fixture
+def stopping(tmp_path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose preference stage may stop by an exam, and which ends with one."""
+    exams = {name: [{**row, "prompt": f"{name}: {row['prompt']}"} for row in ROWS] for name in ("select", "final")}
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "no"} for row in ROWS]
+    exam = {"exam": write(tmp_path / "select.jsonl", exams["select"]), "max_tokens": 16}
+    final = {"dev": {"data": write(tmp_path / "final.jsonl", exams["final"]), "max_tokens": 16}}
+    dpo = {"kind": "preference", "data": write(tmp_path / "pairs.jsonl", pairs), "num_steps": 2, "early_stop": exam}
+    recipe["stages"] = {"dpo": dpo, "exam": {"kind": "evaluate", "of": ["dpo"], "tasks": final}}
+    return recipe
+
+
+def test_an_exam_that_may_stop_a_stage_is_checked_as_one(tmp_path: Path, stopping: dict[str, Any]) -> None:
+    assert "select.jsonl" in check(tmp_path, stopping).stdout
+    exam = stopping["stages"]["dpo"]["early_stop"]
+    right, exam["exam"] = exam["exam"], write(tmp_path / "long.jsonl", [*ROWS, {**ROWS[0], "prompt": "3 " * 200}])
+    assert_refused(check(tmp_path, stopping), tmp_path, "stage 'dpo.early_stop': the prompt of row 10 of exam")
+    exam["exam"], exam["reward"] = right, {"import_path": "tests.nowhere:reward"}
+    assert_refused(check(tmp_path, stopping), tmp_path, "stage 'dpo.early_stop'", "tests.nowhere")
+
+
+def test_what_selects_is_neither_learned_from_nor_examined(tmp_path: Path, stopping: dict[str, Any]) -> None:
+    early_stop = stopping["stages"]["dpo"]["early_stop"]
+    right, early_stop["exam"] = early_stop["exam"], write(tmp_path / "learned.jsonl", ROWS)
+    assert_refused(check(tmp_path, stopping), tmp_path, "'dpo.early_stop': 9 problems of exam 'exam'", "stage 'dpo'")
+    early_stop["exam"] = right
+    stopping["stages"]["exam"]["tasks"]["dev"]["data"] = right
+    assert_refused(check(tmp_path, stopping), tmp_path, "'exam': 9 problems of exam 'dev'", "stage 'dpo.early_stop'")
+
+
 def test_rows_that_will_be_cut_are_counted(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["sft"]["max_tokens"] = 16
     result = check(tmp_path, recipe)

@@ -1,3 +1,4 @@
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_settings_that_only_guard_re_run_nothing(data: Path) -> None:
     here = run_config({"g": grpo})
     there = run_config({"g": {**grpo, "max_empty_batches": 99, "rewards": [{"type": "math", "gold_value": None}]}})
     assert identities(here, ["g"]) == identities(there, ["g"])
+
+
+def test_what_an_exam_that_may_stop_a_stage_reads_is_part_of_its_identity(tmp_path: Path) -> None:
+    pairs, exam = tmp_path / "pairs.jsonl", tmp_path / "exam.jsonl"
+    pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
+    exam.write_text(json.dumps({"prompt": "a", "answer": "1"}) + "\n")
+    stage = {"kind": "preference", "data": str(pairs), "num_steps": 1, "early_stop": {"exam": str(exam)}}
+    config = run_config({"p": stage})
+    before = identities(config, ["p"])
+    assert before["p"]["run"]["engine"] is not None, "it starts engines"
+    exam.write_text(json.dumps({"prompt": "a", "answer": "2"}) + "\n")
+    changed = identities(config, ["p"])["p"]
+    assert {name for name in changed if changed[name] != before["p"][name]} == {"content of data"}
 
 
 def test_an_exam_cannot_be_of_pairs_whatever_they_are_called(data: Path) -> None:
