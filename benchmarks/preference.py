@@ -36,7 +36,7 @@ from stages.preference.trainer import PairTrainer
 
 RESULT = Path(__file__).parent / "results" / "preference.json"
 PAIRS, WARM_UP, RUNS, TRIED = 16, 1, 7, 3
-TRL_PAIRS, OUR_TOKENS = (2, 4, 8), (1024, 2048, 4096)
+TRL_PAIRS, OUR_TOKENS = (1, 2, 4), (512, 1024, 2048)
 """Micro-batches that are tried before the better one of each side is measured: pairs of TRL's, tokens of ours."""
 AT_LEAST = {"prefix_long": "1.5 x", "prefix_short": "1.1 x"}
 
