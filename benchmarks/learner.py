@@ -91,7 +91,7 @@ CPU = Setting(
     device="cpu",
     works={"shared_prompt": (256, heavy_tailed), "uniform": (16, lambda draw: 128)},
     our_tokens=(1024, 2048),
-    trl_sizes=(2, 4, 8, 16),
+    trl_sizes=(1, 2, 4, 8),
 )
 GPU = Setting(
     shape={

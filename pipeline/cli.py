@@ -212,7 +212,9 @@ class _Lines:
             )
 
 
-_SHOWN = re.compile(r"train/loss|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction")
+_SHOWN = re.compile(
+    r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
+)
 """Metrics that the progress lines tell: each reward's own mean among them, so that a dead one is seen."""
 _CAUSE = re.compile(r"reward/cause/(\w+)/count")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stages.base import Rank, RunFacts, StageContext, StageError, StageResult
+from stages.base import ALONE, Rank, RunFacts, StageContext, StageError, StageResult
 from stages.config import AnyStage
 from stages.metrics import MetricsFile
 
@@ -106,7 +106,7 @@ class RayLauncher:
                 group, placement_group_bundle_index=bundle, placement_group_capture_child_tasks=True
             ),
         }
-        return self._ray.remote(**options)(_run_job).remote(job, rank)
+        return self._ray.remote(**options)(run_job).remote(job, rank)
 
     def _reserve(self, job: Job) -> Any:
         """Wait for the stage's bundles: the first is the stage's own, then one an engine, then one a further rank.
@@ -198,7 +198,7 @@ def _bundles(job: Job, gpus: int) -> list[dict[str, float]]:
     return [{"CPU": 1.0, "GPU": float(each)} for each in (1, *engines, *[1] * (num_learners - 1))]
 
 
-def _run_job(job: Job, rank: Rank) -> Outcome:
+def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
     """Run a rank of a stage; in its own process, which ends with it."""
     job.attempt.mkdir(parents=True, exist_ok=True)
     _log_to(job.attempt / _log_name(rank.index))

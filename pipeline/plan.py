@@ -92,8 +92,8 @@ def _step(name: str, identity: Identity, state: RunState | None, is_whole: bool,
     before = state.stage(name) if state else None
     if before is None or before.attempts == 0:
         return Step(name=name, action="run", why="never ran", identity=identity)
-    if before.identity != identity:
-        why = f"changed since: {', '.join(_changes(before.identity, identity))}"
+    if changes := list(_changes(before.identity, identity)):
+        why = f"changed since: {', '.join(changes)}"
         return Step(name=name, action="run", why=why, identity=identity)
     remade = [source for source, read in before.inputs.items() if manifests.get(source) != read]
     if remade:

@@ -230,6 +230,8 @@ class ModelRewardConfig(RewardConfigBase):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`: the stage's first GPU, or the processor where there is none."""
+    trust_remote_code: bool = False
+    """Whether code that lies beside the model may run."""
     gold_value: float | None = None
     """A logit has no full marks."""
 

@@ -36,8 +36,11 @@ def load_model(config: "ModelRewardConfig") -> Callable[[Sequence[list[Message]]
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model, truncation_side="left")
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(config.model, dtype=config.precision)
+        trusted = {"trust_remote_code": config.trust_remote_code}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model, truncation_side="left", **trusted)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            config.model, dtype=config.precision, **trusted
+        )
         model.to(device).eval()
     except Exception as error:
         raise RewardError(f"reward model {config.model!r} cannot be loaded: {error}") from error

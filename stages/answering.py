@@ -93,8 +93,12 @@ class AnsweringStageConfig(StageConfig):
         return identity
 
     def bytes_per_parameter(self, precision: Precision) -> float:
-        """The engine's copy comes on top, and the one that was sent to it."""
-        return super().bytes_per_parameter(precision) + 2 * (4 if precision == "float32" else 2)
+        """The engine's comes on top."""
+        return super().bytes_per_parameter(precision) + self.engine_bytes_per_parameter(precision)
+
+    def engine_bytes_per_parameter(self, precision: Precision) -> float:
+        """The engine's copy, and the one that was sent to it."""
+        return 2.0 * (4 if precision == "float32" else 2)
 
 
 class SamplingStageConfig(AnsweringStageConfig):

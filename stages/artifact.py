@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from rollout.engine import Precision
 from stages import checkpoints
 from stages.base import StageContext, StageError
+from stages.checkpoints import sha256
 
 MANIFEST = "manifest.json"
 Kind = Literal["model", "pairs", "reward_model"]
@@ -98,12 +99,6 @@ def read(folder: Path, kind: Kind) -> Manifest:
 def code_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide what a stage computes."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
-
-
-def sha256(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(folder: Path) -> str:

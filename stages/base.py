@@ -57,7 +57,7 @@ class StageConfig(Config):
     generates: ClassVar[bool] = False
     """Whether the stage starts engines."""
     data_are_for: ClassVar[DataUse] = "learning"
-    """What selects must not have been learned from, and an exam neither that nor selected on."""
+    """Questions may be of one use only: those that select are not learned from, and those of an exam do neither."""
     needs_columns: ClassVar[tuple[str, ...]] = ()
     """Columns that each row must have whatever the config says."""
     of_the_machine: ClassVar[frozenset[str]] = frozenset({"checkpoint", "scoring", "sync", "micro_batch_size"})

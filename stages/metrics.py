@@ -9,6 +9,17 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 
+OF_PAIRS = {
+    "rewards/chosen": "preference/reward_chosen",
+    "rewards/rejected": "preference/reward_rejected",
+    "rewards/margins": "preference/margin_beyond_offset",
+    "rewards/accuracies": "preference/accuracy_beyond_offset",
+    "logps/chosen": "preference/logprob_chosen_nats",
+    "logps/rejected": "preference/logprob_rejected_nats",
+}
+"""TRL's names of what a loss of pairs tells, and ours."""
+
+
 class MetricsFile:
     """Appends ``{"step": N, "time": seconds since the epoch, name: value, ...}`` lines to `metrics.jsonl`.
 

@@ -12,7 +12,6 @@ import torch
 import transformers
 from accelerate.utils import extract_model_from_parallel
 
-from rollout.engine import Precision
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
@@ -76,6 +75,7 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
     """
     transformers.set_seed(context.seed)  # a fresh adapter's weights follow from it
     folder = policy_folder(context, role)
+    require_safetensors(folder)
     tokenizer = load_tokenizer(folder, context.facts)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=context.facts.trust_remote_code, attn_implementation="sdpa"
@@ -89,8 +89,14 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
         weights_sha256=artifact.weights_digest(folder),
     )
     if (folder / artifact.MANIFEST).is_file():
-        _verify(policy, artifact.read(folder, "model"), context.facts.precision)
+        _verify(policy, verify_files(folder, tokenizer, context.facts))
     return policy
+
+
+def require_safetensors(folder: Path) -> None:
+    """Raise StageError where a model's weights are none whose identity we know, and which no code can hide in."""
+    if not list(folder.glob("*.safetensors")):
+        raise StageError(f"{folder} has no .safetensors file; save the model anew with transformers, which writes one")
 
 
 def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
@@ -189,19 +195,21 @@ def without_dropout(model: torch.nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:
-    facts = {
-        "precision": (manifest.dtype, precision),
-        "end-of-turn tokens": (manifest.eos_ids, list(policy.eos_ids)),
-        "chat template": (manifest.chat_template_sha256, _template_digest(policy.tokenizer)),
-        "weights": (manifest.weights_sha256, policy.weights_sha256),
-    }
-    for what, (handed_over, loaded) in facts.items():
-        if handed_over != loaded:
-            raise StageError(
-                f"the {what} loaded from {policy.folder} ({loaded}) is not what stage {manifest.stage!r} handed over "
-                f"({handed_over})"
-            )
+def verify_files(folder: Path, tokenizer: Any, facts: RunFacts) -> Manifest:
+    """Return the manifest of a policy's folder whose files, precision and chat template are what was handed over.
+
+    Raises StageError for what is not.
+    """
+    manifest = artifact.read(folder, "model")
+    _require_same(folder, manifest, "precision", manifest.dtype, facts.precision)
+    _require_same(folder, manifest, "chat template", manifest.chat_template_sha256, _template_digest(tokenizer))
+    return manifest
+
+
+def _verify(policy: Policy, manifest: Manifest) -> None:
+    folder = policy.folder
+    _require_same(folder, manifest, "end-of-turn tokens", manifest.eos_ids, list(policy.eos_ids))
+    _require_same(folder, manifest, "weights", manifest.weights_sha256, policy.weights_sha256)
     if manifest.probe is not None:
         drift = probe_drift(policy, manifest.probe)
         if not drift <= PROBE_TOLERANCE:
@@ -210,6 +218,14 @@ def _verify(policy: Policy, manifest: Manifest, precision: Precision) -> None:
                 f"token's log-probability moved by {drift:.3g} nats (limit {PROBE_TOLERANCE:g})"
             )
         logger.info("hand-over from %s verified; largest drift on its probe %.2g nats", manifest.stage, drift)
+
+
+def _require_same(folder: Path, manifest: Manifest, what: str, handed_over: Any, loaded: Any) -> None:
+    if handed_over != loaded:
+        raise StageError(
+            f"the {what} loaded from {folder} ({loaded}) is not what stage {manifest.stage!r} handed over "
+            f"({handed_over})"
+        )
 
 
 def probe_drift(policy: Policy, probe: Probe) -> float:

@@ -253,7 +253,8 @@ def _about_models(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
 def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
     """Check config, weights and template of a model folder. Raises ModelFolderError where they cannot be read."""
     config = read_json_object(Path(facts.model) / "config.json")
-    count_parameters(Path(facts.model))
+    if count_parameters(Path(facts.model)) is None:
+        yield f"model {facts.model} has no .safetensors file; save it anew with transformers, which writes one"
     limit = config.get("max_position_embeddings")
     generates = any(stage.generates for stage in stages.values())
     if generates and isinstance(limit, int) and facts.engine.max_model_tokens > limit:
@@ -285,11 +286,29 @@ def _check_rows(
                 f"{room}; raise engine.max_model_tokens, lower max_tokens, or leave such rows out by too_long: drop"
             )
     if isinstance(stage, SupervisedConfig):
-        answers = [side for side in ("completion", "chosen", "rejected") if side in stage.columns()]
-        whole = [[*row["prompt"], *row[side]] for row in rows for side in answers]
-        cut = len(chat.longer_than(stage.max_tokens, whole, add_generation_prompt=False))
-        if cut:
-            yield f"note: stage {name!r}: {cut} of {len(whole)} rows are cut to max_tokens {stage.max_tokens}"
+        yield from _about_lengths(name, stage, rows, chat)
+
+
+def _about_lengths(name: str, stage: SupervisedConfig, rows: Sequence[Row], chat: ChatFormat) -> Iterator[Problem]:
+    """Say how many rows are cut, and how many teach nothing since they leave no room for an answer."""
+    sides = [side for side in ("completion", "chosen", "rejected") if side in stage.columns()]
+    too_long = {
+        at
+        for side in sides
+        for at, _ in chat.longer_than(
+            stage.max_tokens, [[*row["prompt"], *row[side]] for row in rows], add_generation_prompt=False
+        )
+    }
+    prompts = [row["prompt"] for row in rows]
+    full = {at for at, _ in chat.longer_than(stage.max_tokens - 1, prompts, add_generation_prompt=True)}
+    lost = too_long if stage.leaves_out_too_long else full
+    if rows and len(lost) == len(rows):
+        yield f"stage {name!r}: max_tokens {stage.max_tokens} is too little for each of {len(rows)} rows; raise it"
+    elif lost:
+        what = f"{len(lost)} of {len(rows)} rows do not fit into max_tokens {stage.max_tokens}, and teach nothing"
+        yield f"note: stage {name!r}: {what}"
+    if cut := len(too_long - lost):
+        yield f"note: stage {name!r}: {cut} of {len(rows)} rows are cut to max_tokens {stage.max_tokens}"
 
 
 def _of_stage(name: str, problem: Problem) -> Problem:

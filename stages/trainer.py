@@ -12,10 +12,14 @@ import transformers
 from stages import checkpoints
 from stages.base import StageContext, StageError
 from stages.evaluate.early_stop import EarlyStop
+from stages.metrics import OF_PAIRS
 from stages.models import load_weights
 from stages.training import SCHEDULES, SupervisedConfig
 
 logger = logging.getLogger(__name__)
+
+TRAINER_STATE = "trainer_state.json"
+"""transformers' own, in its checkpoints."""
 
 
 def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[str, Any]:
@@ -61,17 +65,33 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
         if early_stop is not None:
             early_stop.sit(0)
         trainer.train()
+        step = int(trainer.state.global_step)
     else:
         logger.info("continuing from version %d", step)
         folder = checkpoints.step_folder(context.checkpoints, step)
         if early_stop is not None:
             early_stop.load(folder)
-        if early_stop is None or not early_stop.is_over:
+        if _was_last(folder) or (early_stop is not None and early_stop.is_over):
+            load_weights(trainer.model, folder)
+        else:
             trainer.train(resume_from_checkpoint=str(folder))
-    if early_stop is None or early_stop.best is None:
-        return int(trainer.state.global_step)
-    load_weights(trainer.model, checkpoints.step_folder(context.checkpoints, early_stop.best))
+            step = int(trainer.state.global_step)
+    if early_stop is None or early_stop.best in (None, step):
+        return step
+    assert early_stop.best is not None
+    best = checkpoints.step_folder(context.checkpoints, early_stop.best)
+    if found := checkpoints.damage(best):
+        raise StageError(
+            f"the best checkpoint in the exam, {best}, is damaged: {found}; delete {context.folder} to begin anew"
+        )
+    load_weights(trainer.model, best)
     return early_stop.best
+
+
+def _was_last(folder: Path) -> bool:
+    """Say whether a checkpoint is that of the last step: the trainer, which does not ask, would take another one."""
+    state = transformers.TrainerState.load_from_json(str(folder / TRAINER_STATE))
+    return bool(state.global_step >= state.max_steps)
 
 
 class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
@@ -97,14 +117,14 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the trainer's folder into a whole checkpoint of ours, with the exam that its policy has sat."""
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        best = None
+        root, keep = self._context.checkpoints, self._config.checkpoint.keep
         if self._early_stop is not None:
             self._early_stop.sit(state.global_step)
             self._early_stop.save(written)
-            best = self._early_stop.best
             control.should_training_stop = control.should_training_stop or self._early_stop.is_over
-        checkpoints.commit(written, self._context.checkpoints, state.global_step)
-        checkpoints.prune(self._context.checkpoints, self._config.checkpoint.keep, spare=best)
+        checkpoints.commit(written, root, state.global_step)
+        bests = self._early_stop.bests_of(checkpoints.steps(root)[-keep:]) if self._early_stop is not None else ()
+        checkpoints.prune(root, keep, spare=bests)
 
 
 def _is_number(value: Any) -> bool:
@@ -118,12 +138,7 @@ _NAMES = {
     "num_tokens": "train/seen_tokens",
     "entropy": "policy/entropy_nats",
     "mean_token_accuracy": "train/token_accuracy",
-    "rewards/chosen": "preference/reward_chosen",
-    "rewards/rejected": "preference/reward_rejected",
-    "rewards/margins": "preference/margin_beyond_offset",
-    "rewards/accuracies": "preference/accuracy_beyond_offset",
-    "logps/chosen": "preference/logprob_chosen_nats",
-    "logps/rejected": "preference/logprob_rejected_nats",
+    **OF_PAIRS,
 }
 
 

@@ -1,6 +1,6 @@
 """What every training stage may say of its optimisation. Imports nothing heavy."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -36,13 +36,29 @@ NOT_SERVED = ("use_dora", "lora_bias", "modules_to_save", "target_parameters", "
 """Fields of LoraConfig whose effect is not in the adapter's two matrices, so that engines would not get it."""
 
 
+def require_servable(params: FullParams | LoraParams) -> None:
+    """Raise ValueError where engines cannot be sent all that an adapter changes."""
+    wrong = [name for name in NOT_SERVED if isinstance(params, LoraParams) and params.extra.get(name)]
+    if wrong:
+        raise ValueError(f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of this stage")
+
+
+def require_no_dropout(params: FullParams | LoraParams) -> None:
+    """Raise ValueError where an adapter drops out: a comparison of two passes would show it as a change."""
+    if isinstance(params, LoraParams) and params.dropout > 0:
+        raise ValueError(
+            f"params.dropout is {params.dropout:g}, and must be 0 in a stage that compares two passes over the same "
+            "tokens: it would show as a change of the policy"
+        )
+
+
 class CheckpointConfig(Config):
     """When a training stage saves what it needs to go on."""
 
     every_steps: int = Field(default=50, ge=0)
     """0: only at the end."""
-    keep: int = Field(default=1, ge=1)
-    """How many of the newest are kept."""
+    keep: int = Field(default=2, ge=1)
+    """How many of the newest are kept; a second one is there for when the disk has damaged the first."""
 
 
 class TrainingStageConfig(StageConfig):
@@ -85,6 +101,9 @@ class SupervisedConfig(TrainingStageConfig):
     """Optimizer steps. Give this or `num_epochs`."""
     max_tokens: int = Field(default=1024, ge=8)
     """Longest example, prompt and answer together; what is beyond is cut."""
+
+    leaves_out_too_long: ClassVar[bool] = False
+    """Whether longer examples are left out instead."""
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> Self:

@@ -24,7 +24,7 @@ class TaskConfig(Config):
 
 class EarlyStopConfig(AnsweringStageConfig):
     """Have the policy sit an exam before it learns and at each checkpoint; stop once it no longer improves, and hand
-    over the best. Part of a stage, which then starts engines, too."""
+    over the best checkpoint. The start, which is none, is never handed over. A stage with this starts engines, too."""
 
     exam: DataConfig
     """Rows with `prompt` and what the reward reads; none that is trained on, nor of an `evaluate` stage."""

@@ -5,11 +5,13 @@ What was reached is kept in each checkpoint, so a stage that is resumed decides 
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import fmean
 
+from rollout.collector import summarize
 from rollout.config import SamplingConfig
 from rollout.records import write_groups
 from stages.base import StageContext
@@ -22,35 +24,48 @@ logger = logging.getLogger(__name__)
 
 FILE = "early_stop.json"
 """In a checkpoint: accuracies by version."""
+ANSWERS = "early_stop_{}.parquet"
+"""Among the stage's rollouts: the answers of a version."""
 
 
 class EarlyStop:
     """The exam, and what the policy has reached in it."""
 
-    def __init__(self, config: EarlyStopConfig, context: StageContext, policy: Policy, rollouts: Rollouts) -> None:
+    def __init__(
+        self, config: EarlyStopConfig, context: StageContext, policy: Policy, start: Callable[[], Rollouts]
+    ) -> None:
+        """``start`` starts the engines; it is called when the policy first sits the exam."""
         self._config = config
         self._context = context
         self._policy = policy
-        self._rollouts = rollouts
         self._prompts = prompts_of(context, config, "exam", policy.tokenizer)
+        self._start = start
+        self._rollouts: Rollouts | None = None
         self._reached: dict[int, float] = {}
 
     def sit(self, version: int) -> None:
         """Examine the policy as it is now."""
-        self._rollouts.publish(self._policy, version, probes(self._prompts, self._config.sync.num_probes))
+        rollouts = self._rollouts = self._rollouts or self._start()
+        rollouts.publish(self._policy, version, probes(self._prompts, self._config.sync.num_probes))
         sampling = SamplingConfig(temperature=0.0, max_tokens=self._config.max_tokens)
         seed = derive_seed(self._context.seed, "early stop")
-        groups = self._rollouts.collector(sampling).collect(self._prompts, 1, seed)
-        self._rollouts.pool.sleep()
-        write_groups(self._context.rollouts / f"early_stop_{version:06d}.parquet", groups)
+        groups = rollouts.collector(sampling).collect(self._prompts, 1, seed)
+        rollouts.pool.sleep()
+        write_groups(self._context.rollouts / ANSWERS.format(f"{version:06d}"), groups)
         self._reached[version] = fmean(marks_of(groups).values())
-        self._context.metrics.write(version, {"early_stop/accuracy": self._reached[version]})
+        told = {f"early_stop/{name}": value for name, value in summarize(groups).items()}
+        self._context.metrics.write(version, {"early_stop/accuracy": self._reached[version], **told})
         logger.info("version %d reaches %.3f in the exam", version, self._reached[version])
 
     @property
     def best(self) -> int | None:
         """The first version that none later was better than; the start does not count, for it is no checkpoint."""
         return self._best_and_since()[0]
+
+    def bests_of(self, versions: Iterable[int]) -> set[int]:
+        """Return what was the best at each of these versions: who goes on from one of them may need it."""
+        found = (self._best_and_since(until=version)[0] for version in versions)
+        return {best for best in found if best is not None}
 
     @property
     def is_over(self) -> bool:
@@ -62,8 +77,11 @@ class EarlyStop:
         (folder / FILE).write_text(json.dumps(self._reached))
 
     def load(self, folder: Path) -> None:
-        """Take up what was reached when a checkpoint was written."""
+        """Take up what was reached when a checkpoint was written; answers of later exams are removed."""
         self._reached = {int(version): reached for version, reached in json.loads((folder / FILE).read_text()).items()}
+        for file in self._context.rollouts.glob(ANSWERS.format("*")):
+            if file.name not in {ANSWERS.format(f"{version:06d}") for version in self._reached}:
+                file.unlink()
 
     def report(self) -> dict[str, float]:
         """Return where the policy was best, as metrics; warn where that is no better than the start."""
@@ -85,10 +103,10 @@ class EarlyStop:
             "early_stop/last_version": float(max(self._reached)),
         }
 
-    def _best_and_since(self) -> tuple[int | None, int]:
-        """Return the best version, and how many were examined after it."""
+    def _best_and_since(self, until: float = math.inf) -> tuple[int | None, int]:
+        """Return the best version, and how many were examined after it; later ones than ``until`` do not count."""
         best, since = None, 0
-        for version in sorted(version for version in self._reached if version > 0):
+        for version in sorted(version for version in self._reached if 0 < version <= until):
             if best is None or self._reached[version] > self._reached[best] + self._config.min_gain:
                 best, since = version, 0
             else:
@@ -100,9 +118,9 @@ class EarlyStop:
 def open_early_stop(
     config: EarlyStopConfig | None, context: StageContext, policy: Policy
 ) -> Iterator[EarlyStop | None]:
-    """Start the engines that examine a policy while it learns; nothing where the recipe does not ask for it."""
+    """Prepare the exams of a policy that learns, and end their engines; nothing where the recipe asks for none."""
     if config is None:
         yield None
         return
-    with open_rollouts(context, policy, config) as rollouts:
-        yield EarlyStop(config, context, policy, rollouts)
+    with ExitStack() as engines:
+        yield EarlyStop(config, context, policy, lambda: engines.enter_context(open_rollouts(context, policy, config)))

@@ -19,7 +19,7 @@ from stages.grpo.loss_config import (
     LossConfig,
     OnlinePreference,
 )
-from stages.training import NOT_SERVED, LoraParams, TrainingStageConfig
+from stages.training import TrainingStageConfig, require_no_dropout, require_servable
 
 
 def steps_of_solution(solution: Any, separator: str) -> list[str]:
@@ -158,21 +158,9 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
         return self
 
     @model_validator(mode="after")
-    def _ratios_are_without_dropout(self) -> Self:
-        if isinstance(self.params, LoraParams) and self.params.dropout > 0:
-            raise ValueError(
-                "params.dropout must be 0 in a grpo stage: the ratio of two passes would show it as a change of the "
-                "policy"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _engines_can_serve_the_adapter(self) -> Self:
-        wrong = [name for name in NOT_SERVED if isinstance(self.params, LoraParams) and self.params.extra.get(name)]
-        if wrong:
-            raise ValueError(
-                f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of a grpo stage"
-            )
+    def _adapter_can_be_compared_and_served(self) -> Self:
+        require_no_dropout(self.params)
+        require_servable(self.params)
         return self
 
     def columns(self) -> list[str]:

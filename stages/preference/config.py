@@ -11,23 +11,10 @@ from stages.data.config import DataConfig, DataSetConfig
 from stages.data.rows import Row
 from stages.evaluate.config import EarlyStopConfig
 from stages.pairs.config import PairsStage
-from stages.preference.loss_config import BY_MICRO_BATCH, DPOLoss, KTOLoss, ODPOLoss, PreferenceLoss
-from stages.training import SupervisedConfig
-
-
-class Labelling(Config):
-    """Which scored answers are good, and which are bad."""
-
-    good_from: float
-    """Least score of a good answer; it must have ended its turn."""
-    bad_below: float | None = None
-    """A bad answer's score is below this; none: below `good_from`. Answers between the two are left out."""
-
-    @model_validator(mode="after")
-    def _good_is_not_bad(self) -> Self:
-        if self.bad_below is not None and self.bad_below > self.good_from:
-            raise ValueError(f"bad_below {self.bad_below:g} is above good_from {self.good_from:g}: some would be both")
-        return self
+from stages.preference.labels import require_both
+from stages.preference.loss_config import DPOLoss, KTOLoss, Labelling, PreferenceLoss
+from stages.preference.losses import only_good, require_good
+from stages.training import SupervisedConfig, require_no_dropout, require_servable
 
 
 class StageData(Config):
@@ -53,7 +40,12 @@ class PairedConfig(SupervisedConfig):
     """`{stage: NAME}`, or rows with `prompt`, `chosen`, `rejected`."""
     bad_pairs: Literal["refuse", "drop"] = "refuse"
     """What becomes of pairs that teach nothing: the same answer on both sides, or, where scores are read, one that is
-    not finite, or a rejected answer above the chosen one. Dropped ones are counted."""
+    not finite, a rejected answer above the chosen one, or a gap that makes no offset. Dropped ones are counted."""
+
+    @model_validator(mode="after")
+    def _two_passes_are_the_same(self) -> Self:
+        require_no_dropout(self.params)
+        return self
 
     def loss_of_pairs(self) -> PreferenceLoss | None:
         """Return the loss under which pairs must teach something; None where rows are no pairs."""
@@ -61,18 +53,20 @@ class PairedConfig(SupervisedConfig):
 
     def check_rows(self, rows: Sequence[Row]) -> None:
         """Raise StageError for pairs that teach nothing, or where none teaches anything."""
-        from stages.preference.losses import only_good, require_good  # which read the losses of this file
-
         loss = self.loss_of_pairs()
         if loss is not None:
             (require_good if self.bad_pairs == "refuse" else only_good)(rows, loss)
 
     def num_dropped(self, rows: Sequence[Row]) -> int:
         """Return how many of some rows would be left out."""
-        from stages.preference.losses import only_good
-
         loss = self.loss_of_pairs()
         return 0 if loss is None or self.bad_pairs == "refuse" else len(rows) - len(only_good(rows, loss))
+
+    def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
+        """Pairs that are yet to be made must have gaps of which the loss can make something."""
+        pairs, loss = sources.get("pairs"), self.loss_of_pairs()
+        if loss is not None and isinstance(pairs, PairsStage) and self.bad_pairs == "refuse":
+            loss.check_gaps(pairs.pairing.least_gap, f"in {self.inputs()['pairs']!r}")
 
     def input_kind(self, role: str) -> str:
         """A policy, and pairs."""
@@ -130,6 +124,8 @@ class PreferenceStage(PairedConfig):
     def _is_examined_at_checkpoints(self) -> Self:
         if self.early_stop is not None and not self.checkpoint.every_steps:
             raise ValueError("early_stop examines checkpoints, and checkpoint.every_steps is 0; say how often")
+        if self.early_stop is not None:
+            require_servable(self.params)
         return self
 
     @property
@@ -149,13 +145,15 @@ class PreferenceStage(PairedConfig):
     def _weighs_tokens_of_pairs(self) -> Self:
         if self.token_weights and isinstance(self.loss, KTOLoss):
             raise ValueError("token_weights are for losses of pairs; kto has none")
+        if self.token_weights and isinstance(self.loss, DPOLoss) and self.loss.weighted:
+            raise ValueError("loss.weighted (WPO) weighs pairs by all of their tokens; leave it or token_weights out")
         if self.token_weights and isinstance(self.data, StageData):
             raise ValueError("token_weights are columns of pairs from outside; a stage of pairs makes none")
         return self
 
     @model_validator(mode="after")
     def _compares_neighbours(self) -> Self:
-        if isinstance(self.loss, KTOLoss) and self.loss.variant == "kto" and self.micro_batch_size < 2:
+        if isinstance(self.loss, KTOLoss) and self.loss.compares_neighbours and self.micro_batch_size < 2:
             raise ValueError(
                 "micro_batch_size must be 2 or more under kto, which compares an answer with its neighbour"
             )
@@ -176,34 +174,22 @@ class PreferenceStage(PairedConfig):
 
     def bytes_per_parameter(self, precision: Precision) -> float:
         """The copies of the exam's engine come on top."""
-        of_engine = self.early_stop.bytes_per_parameter(precision) - 4.0 if self.early_stop is not None else 0.0
-        return super().bytes_per_parameter(precision) + of_engine
+        own = super().bytes_per_parameter(precision)
+        return own if self.early_stop is None else own + self.early_stop.engine_bytes_per_parameter(precision)
 
     def columns(self) -> list[str]:
-        """Those of a pair, and scores where the loss reads them."""
-        if isinstance(self.loss, KTOLoss) and not self.loss.from_pairs:
-            return ["prompt", "completion", "label"]
-        scores = ["score_chosen", "score_rejected"] if isinstance(self.loss, ODPOLoss) else []
-        weights = ["chosen_weights", "rejected_weights"] if self.token_weights else []
-        return ["prompt", "chosen", "rejected", *scores, *weights]
+        """Those that the loss reads, and weights of tokens."""
+        return [*self.loss.columns(), *(["chosen_weights", "rejected_weights"] if self.token_weights else [])]
 
     def loss_of_pairs(self) -> PreferenceLoss | None:
         """Its own, unless rows are answers with labels."""
-        return None if isinstance(self.loss, KTOLoss) and not self.loss.from_pairs else self.loss
+        return self.loss if self.loss.reads_pairs else None
 
     def check_rows(self, rows: Sequence[Row]) -> None:
         """Labels must be of both classes, too."""
         super().check_rows(rows)
         if self.loss_of_pairs() is None:
-            from stages.preference.labels import require_both
-
             require_both(rows)
-
-    def check_inputs(self, sources: Mapping[str, StageConfig]) -> None:
-        """Pairs that are yet to be made must have gaps of which the loss can take the log."""
-        pairs = sources.get("pairs")
-        if isinstance(self.loss, ODPOLoss) and isinstance(pairs, PairsStage):
-            self.loss.check_gaps(pairs.pairing.least_gap, f"in {self.inputs()['pairs']!r}")
 
     @property
     def held_out(self) -> float:
@@ -216,5 +202,5 @@ class PreferenceStage(PairedConfig):
         identity = {**super().identity(), "held_out": self.held_out}
         if self.early_stop is not None:
             identity["early_stop"] = {**self.early_stop.identity(), "every_steps": self.checkpoint.every_steps}
-        compares = isinstance(self.loss, KTOLoss) or bool(BY_MICRO_BATCH & {*self.loss.in_trl().variants})
+        compares = self.loss.compares_neighbours
         return {**identity, "micro_batch_size": self.micro_batch_size} if compares else identity

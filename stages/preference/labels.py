@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from stages.base import StageError
 from stages.data.rows import Row
-from stages.preference.config import Labelling
-from stages.preference.loss_config import KTOLoss
+from stages.preference.loss_config import KTOLoss, Labelling
 
 
 def from_pairs(pairs: Sequence[Row]) -> Iterator[Row]:

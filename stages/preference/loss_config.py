@@ -14,11 +14,36 @@ TRLLossType = Literal[
 
 BY_MICRO_BATCH = {"aot", "aot_unpaired", "sft"}
 """Losses of TRL's that are no mean over pairs, but sort them or count their tokens within a micro-batch."""
+SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""Losses of TRL's that read an assumed share of flipped labels."""
 REVERSE_KL_ONLY = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "sft"}
 """Losses of TRL's that look at log-ratios themselves, and not at another divergence of them."""
 
 
-class PairLoss(Config):
+class _AnyLoss(Config):
+    beta: float
+    has_reference: ClassVar[bool] = True
+    """Whether the policy is held to where the stage started."""
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether rows are pairs; else answers with labels."""
+        return True
+
+    @property
+    def compares_neighbours(self) -> bool:
+        """Whether what is forwarded together decides what is learned, beside what takes a step together."""
+        return False
+
+    def columns(self) -> list[str]:
+        """Columns of rows from outside."""
+        return ["prompt", "chosen", "rejected"]
+
+    def check_gaps(self, least: float, where: str) -> None:
+        """Raise ValueError where pairs with score gaps of at least this cannot be learned; ``where`` they are made."""
+
+
+class PairLoss(_AnyLoss):
     """Base of the losses of pairs, each of which is one of TRL's, or a sum of them, with a reference moved or left out.
 
     TRL's are functions of log-ratios between policy and reference. Where the reference gives every answer a
@@ -26,16 +51,14 @@ class PairLoss(Config):
     must be told apart by more.
     """
 
-    beta: float
-    has_reference: ClassVar[bool] = True
-    """Whether the policy is held to where the stage started."""
-
     def in_trl(self) -> "DPOLoss":
         """Return what TRL computes."""
         raise NotImplementedError
 
-    def check_gaps(self, least: float, where: str) -> None:
-        """Raise ValueError where pairs with score gaps of at least this cannot be learned; ``where`` they are made."""
+    @property
+    def compares_neighbours(self) -> bool:
+        """Where one of TRL's does."""
+        return bool(BY_MICRO_BATCH & {*self.in_trl().variants})
 
 
 class DPOLoss(PairLoss):
@@ -49,7 +72,7 @@ class DPOLoss(PairLoss):
     weights: list[float] | None = None
     """One a variant; none: all 1."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Assumed share of flipped labels, for `robust` and `exo_pair`."""
+    """Assumed share of flipped labels, for `robust`, `exo_pair`, `aot` and `aot_unpaired`."""
     f_divergence: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = "reverse_kl"
     """Divergence to the reference."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
@@ -71,6 +94,8 @@ class DPOLoss(PairLoss):
     def _goes_together_in_trl(self) -> Self:
         if "exo_pair" in self.variants and self.label_smoothing == 0:
             raise ValueError("exo_pair takes the log of label_smoothing, so it must be above 0; 1e-3 is usual")
+        if self.label_smoothing and not SMOOTHED & {*self.variants}:
+            raise ValueError(f"label_smoothing: {self.variants[0]} takes no notice of it; take variants: [robust]")
         if self.weighted and {"aot", "aot_unpaired"} & {*self.variants}:
             raise ValueError("weighted: aot and aot_unpaired sort pairs apart from each other, so none has a weight")
         without = sorted(REVERSE_KL_ONLY & {*self.variants})
@@ -99,6 +124,10 @@ class ODPOLoss(PairLoss):
         """DPO."""
         return DPOLoss(beta=self.beta)
 
+    def columns(self) -> list[str]:
+        """Scores, too."""
+        return [*super().columns(), "score_chosen", "score_rejected"]
+
     def check_gaps(self, least: float, where: str) -> None:
         """A gap must make an offset."""
         if least < 0:
@@ -122,7 +151,7 @@ class SimPOLoss(PairLoss):
     beta: float = Field(default=2.0, gt=0)
     """How sharply the two are told apart."""
     gamma: float = Field(default=1.0, ge=0)
-    """By how much they must be apart, in nats after beta; the paper's best are half of beta, and less."""
+    """By how much beta times the difference must exceed 0; the paper's best are half of beta, and less."""
     has_reference: ClassVar[bool] = False
 
     def in_trl(self) -> DPOLoss:
@@ -148,7 +177,7 @@ class CPOLoss(PairLoss):
         return DPOLoss(beta=self.beta, variants=["sigmoid", "sft"], weights=[1.0, self.alpha])
 
 
-class KTOLoss(Config):
+class KTOLoss(_AnyLoss):
     """Answers that are good or bad one by one: KTO (Ethayarajh et al. 2024, arXiv 2402.01306), or APO-zero without
     pairs (D'Oosterlinck et al. 2024, arXiv 2408.06266)."""
 
@@ -162,8 +191,36 @@ class KTOLoss(Config):
     """Weight of bad answers, likewise."""
     from_pairs: bool = False
     """Whether rows from outside are pairs, each of which is a good answer and a bad one; those of a stage are."""
-    has_reference: ClassVar[bool] = True
+
+    @property
+    def reads_pairs(self) -> bool:
+        """As the recipe says."""
+        return self.from_pairs
+
+    @property
+    def compares_neighbours(self) -> bool:
+        """KTO itself takes its KL from them."""
+        return self.variant == "kto"
+
+    def columns(self) -> list[str]:
+        """Answers and labels, unless they are made from pairs."""
+        return super().columns() if self.from_pairs else ["prompt", "completion", "label"]
 
 
 LossOfPairs = DPOLoss | ODPOLoss | SimPOLoss | CPOLoss
 PreferenceLoss = LossOfPairs | KTOLoss
+
+
+class Labelling(Config):
+    """Which scored answers are good, and which are bad."""
+
+    good_from: float
+    """Least score of a good answer; it must have ended its turn."""
+    bad_below: float | None = None
+    """A bad answer's score is below this; none: below `good_from`. Answers between the two are left out."""
+
+    @model_validator(mode="after")
+    def _good_is_not_bad(self) -> Self:
+        if self.bad_below is not None and self.bad_below > self.good_from:
+            raise ValueError(f"bad_below {self.bad_below:g} is above good_from {self.good_from:g}: some would be both")
+        return self

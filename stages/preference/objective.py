@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from stages import artifact
 from stages.base import StageContext, StageError
+from stages.checkpoints import sha256
 from stages.data.rows import Row
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy
@@ -57,7 +58,9 @@ def reference_cache(policy: Policy, config: PreferenceStage, context: StageConte
         return NoReference()
     computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens"})
     of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
-    identity = {"weights": policy.weights_sha256, "precision": context.facts.precision, **computed, **of_loss}
+    model = {"weights": policy.weights_sha256, "config": sha256(policy.folder / "config.json")}
+    of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
+    identity = {**model, "precision": context.facts.precision, **computed, **of_loss}
     return ReferenceCache(context.cache / "reference", {**identity, "code": artifact.code_versions()})
 
 

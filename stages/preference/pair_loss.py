@@ -13,18 +13,9 @@ import torch
 import trl
 from torch import Tensor
 
+from stages.metrics import OF_PAIRS
 from stages.preference.loss_config import LossOfPairs
 from stages.preference.losses import offsets, raise_of_chosen
-
-REPORTED = {
-    "rewards/accuracies": "preference/accuracy_beyond_offset",
-    "rewards/margins": "preference/margin_beyond_offset",
-    "rewards/chosen": "preference/reward_chosen",
-    "rewards/rejected": "preference/reward_rejected",
-    "logps/chosen": "preference/logprob_chosen_nats",
-    "logps/rejected": "preference/logprob_rejected_nats",
-}
-"""TRL's names of what a loss tells, and ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +65,7 @@ def price(pairs: Sequence[tuple[AnswerLogprobs, AnswerLogprobs]], gaps: Sequence
     return Priced(
         loss=value.item(),
         gradients=[row for two in zip(by_answer[: len(pairs)], by_answer[len(pairs) :], strict=True) for row in two],
-        metrics={ours: told[theirs][0] for theirs, ours in REPORTED.items()},
+        metrics={ours: told[theirs][0] for theirs, ours in OF_PAIRS.items()},
     )
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from stages.base import StageContext
 from stages.data.rows import Row
-from stages.models import Policy, without_dropout
+from stages.models import Policy
 from stages.params import lora_config
 from stages.preference.config import PreferenceStage
 from stages.preference.loss_config import KTOLoss, LossOfPairs
@@ -43,7 +43,6 @@ class Paired:
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its reference computed and raised by the offsets."""
         assert not isinstance(config.loss, KTOLoss)
-        without_dropout(policy.model)  # two passes over the same tokens must agree, whatever the mode
         return PairTrainer(
             model=policy.model,
             args=to_trl(config, context),

@@ -30,7 +30,7 @@ class NoReference:
         return dataset
 
     def report(self) -> Mapping[str, float]:
-        """Return nothing."""
+        """Return no metric: there is nothing that could be on disk."""
         return {}
 
 

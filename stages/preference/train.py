@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from stages.base import StageContext, StageResult
 from stages.evaluate.early_stop import open_early_stop
-from stages.models import load_policy, save_policy
+from stages.models import load_policy, save_policy, without_dropout
 from stages.preference.config import PreferenceStage
 from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import MonitorCallback
@@ -21,6 +21,7 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
     if config.held_out:
         rows, kept_apart = objective.split(rows, config.held_out, context.seed)
     policy = load_policy(context)
+    without_dropout(policy.model)  # two passes over the same tokens must agree, whatever the mode
     trainer = objective.trainer(rows, policy, config, context)
     policy = replace(policy, model=trainer.model)
     start = objective.check_start(trainer, policy, context)

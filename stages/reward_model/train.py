@@ -17,7 +17,15 @@ from stages.base import StageContext, StageResult
 from stages.data.rows import Row
 from stages.data.rows import fingerprint as data_fingerprint
 from stages.evaluate.intervals import wilson
-from stages.models import DTYPES, cast_parameters, device, load_tokenizer, policy_folder
+from stages.models import (
+    DTYPES,
+    cast_parameters,
+    device,
+    load_tokenizer,
+    policy_folder,
+    require_safetensors,
+    verify_files,
+)
 from stages.params import lora_config
 from stages.preference.source import load_pairs, split
 from stages.reward_model.calibration import calibration
@@ -29,7 +37,11 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     """Teach a copy of the policy with a head of one number to give chosen answers more than rejected ones."""
     pairs = load_pairs(config, context, config.columns(), config.loss_of_pairs())
     learned, held_out = split(pairs.rows, config.held_out, context.seed)
-    tokenizer = load_tokenizer(policy_folder(context), context.facts)
+    folder = policy_folder(context)
+    require_safetensors(folder)
+    tokenizer = load_tokenizer(folder, context.facts)
+    if (folder / artifact.MANIFEST).is_file():
+        verify_files(folder, tokenizer, context.facts)
     trainer = trl.RewardTrainer(
         model=load_with_head(context, tokenizer),
         args=to_trl(config, context),
@@ -101,7 +113,13 @@ def save(model: Any, tokenizer: Any, config: RewardModelStage, context: StageCon
 
 def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequence[Row]) -> dict[str, float]:
     """Return accuracy, with its 95 % interval, and calibration on held-out pairs, by the reward that serves it."""
-    logits_of = load_model(ModelRewardConfig(model=str(context.output), max_tokens=config.max_tokens))
+    logits_of = load_model(
+        ModelRewardConfig(
+            model=str(context.output),
+            max_tokens=config.max_tokens,
+            trust_remote_code=context.facts.trust_remote_code,
+        )
+    )
     chosen, rejected = (logits_of([[*p["prompt"], *p[side]] for p in pairs]) for side in ("chosen", "rejected"))
     found = calibration(chosen, rejected)
     interval = wilson(round(found.accuracy * len(pairs)), len(pairs))

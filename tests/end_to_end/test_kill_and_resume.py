@@ -79,6 +79,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def flip_a_byte(checkpoint: Path) -> None:
+    largest = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
 def prompts_by_step(run: Path, stage: str = "grpo") -> dict[str, list[str]]:
     files = sorted((run / stage / "rollouts").glob("step_*.parquet"))
     return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
@@ -90,8 +97,10 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     run = tmp_path / "r"
     kill_when("run", recipe, "--runs", tmp_path, ready=lambda: 5 in metrics(run, "sft"))
     kill_when("resume", run, ready=lambda: 7 in metrics(run, "odpo"))
-    kill_when("resume", run, ready=lambda: 3 in metrics(run, "grpo"))
+    kill_when("resume", run, ready=lambda: 5 in metrics(run, "grpo"))
+    flip_a_byte(run / "grpo" / "checkpoints" / "step_000004")
     kill_when("resume", run, ready=lambda: 5 in metrics(run, "ahead"))
+    assert "step_000004 is damaged" in "".join(file.read_text() for file in run.glob("grpo/attempt_*/stage.log"))
     result = strop("resume", run)
     assert result.returncode == 0, result.stdout + result.stderr
     for stage in ("sft", "odpo", "grpo", "ahead"):

@@ -1,6 +1,7 @@
 """What `strop check` says of wrong recipes: exit code 2, a readable line, no trace, and nothing heavy started."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -321,9 +322,39 @@ def test_what_selects_is_neither_learned_from_nor_examined(tmp_path: Path, stopp
 
 
 def test_rows_that_will_be_cut_are_counted(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    recipe["stages"]["sft"]["max_tokens"] = 16
-    result = check(tmp_path, recipe)
-    assert result.returncode == 0 and "9 of 9 rows are cut to max_tokens 16" in result.stdout
+    recipe["stages"]["sft"]["max_tokens"] = 34
+    long = [{**ROWS[0], "prompt": "3 " * 40}, {**ROWS[0], "completion": "3 " * 40}]
+    recipe["stages"]["sft"]["data"] = write(tmp_path / "long.jsonl", [*ROWS, *long])
+    told = check(tmp_path, recipe)
+    assert told.returncode == 0, told.stderr
+    assert "1 of 11 rows do not fit into max_tokens 34, and teach nothing" in told.stdout
+    assert "1 of 11 rows are cut to max_tokens 34" in told.stdout
+    recipe["stages"]["sft"]["max_tokens"] = 8
+    assert_refused(check(tmp_path, recipe), tmp_path, "max_tokens 8 is too little for each of 11 rows")
+
+
+def test_a_reward_model_leaves_out_what_others_cut(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    pairs = [{"prompt": "1+1?", "chosen": "2", "rejected": rejected} for rejected in ("3", "3 " * 40)]
+    recipe["stages"] = {"rm": {"kind": "reward_model", "data": write(tmp_path / "p.jsonl", pairs), "num_steps": 1,
+                               "max_tokens": 34}}  # fmt: skip
+    assert "1 of 2 rows do not fit into max_tokens 34, and teach nothing" in check(tmp_path, recipe).stdout
+
+
+def test_a_model_without_safetensors(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert_refused(
+        check(tmp_path, {**recipe, "model": str(folder)}), tmp_path, "has no .safetensors file; save it anew"
+    )
+
+
+def test_margins_of_pairs_that_have_no_gap(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    pairs = {"kind": "pairs", "init_from": "sft", "prompts": recipe["stages"]["sft"]["data"], "rewards": ["math"],
+             "sampling": {"max_tokens": 16}, "pairing": {"type": "shorter", "good_from": 1.0}}  # fmt: skip
+    reward = {"kind": "reward_model", "data": {"stage": "pairs"}, "num_steps": 1, "margin": True}
+    recipe["stages"] = {"sft": recipe["stages"]["sft"], "pairs": pairs, "rm": reward}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'rm': in 'pairs' pairs have any scores")
 
 
 def break_model(folder: Path, model: Path, file: str, content: bytes) -> str:

@@ -128,6 +128,15 @@ def test_a_large_base_model_that_was_trained_on_is_another(tmp_path: Path) -> No
     assert model_fingerprint(str(tmp_path)) != before
 
 
+def test_a_setting_that_is_new_and_unset_changes_nothing(data: Path) -> None:
+    config = run_config({"a": sft(data)})
+    before = identities(config, ["a"])
+    state = RunState(name="r", stages={"a": StageState(status="done", identity=before["a"], attempts=1)})
+    now = {"a": {**before["a"], "config": {**before["a"]["config"], "later": None}}}
+    [step] = plan(["a"], now, state, whole={"a"}, manifests={})
+    assert step.action == "skip"
+
+
 def test_settings_that_only_guard_re_run_nothing(data: Path) -> None:
     grpo = {"kind": "grpo", "prompts": str(data), "num_steps": 1, "rewards": ["math"]}
     here = run_config({"g": grpo})

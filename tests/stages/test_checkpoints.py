@@ -15,13 +15,36 @@ def test_the_newest_whole_version_is_found(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path) == 10
 
 
-def test_a_version_without_its_marker_or_with_a_short_file_is_removed(tmp_path: Path) -> None:
-    for step in (5, 10, 15):
+def test_a_version_without_its_marker_is_removed(tmp_path: Path) -> None:
+    for step in (5, 10):
         save(tmp_path, step)
-    (checkpoints.step_folder(tmp_path, 15) / checkpoints.MARKER).unlink()
-    (checkpoints.step_folder(tmp_path, 10) / "model").write_text("weig")
+    (checkpoints.step_folder(tmp_path, 10) / checkpoints.MARKER).unlink()
     assert checkpoints.latest(tmp_path) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("weig", "model has 4 bytes of 7"),
+        ("Weights", "the content of model has changed"),
+        (None, "model is missing"),
+    ],
+)
+def test_a_version_that_was_damaged_is_said_and_set_aside_for_the_one_before(
+    content: str | None, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (5, 10):
+        save(tmp_path, step)
+    file = checkpoints.step_folder(tmp_path, 10) / "model"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    assert checkpoints.latest(tmp_path) == 5
+    [told] = caplog.records
+    assert told.levelname == "ERROR" and says in told.message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged_step_000010", "step_000005"]
+    assert checkpoints.latest(tmp_path) == 5 and len(caplog.records) == 1
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:

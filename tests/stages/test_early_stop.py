@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from stages import checkpoints
-from stages.base import StageContext
+from stages.base import StageContext, StageError
 from stages.evaluate.early_stop import EarlyStop
 from stages.preference import train as preference
 from stages.preference.config import PreferenceStage
@@ -23,7 +23,10 @@ from tests.stages.test_supervised import Killed, metrics, preference_stage, same
 class Scripted(EarlyStop):
     """Reaches what is written down for each exam, the first one that of the start."""
 
-    def __init__(self, script: Sequence[float], patience: int, kill_at: int | None) -> None:
+    def __init__(
+        self, context: StageContext, script: Sequence[float], patience: int, kill_at: int | None = None
+    ) -> None:
+        self._context = context
         self._script = script
         self._kill_at = kill_at
         self._config = preference_early_stop(patience=patience)
@@ -56,8 +59,8 @@ def test_the_best_checkpoint_is_handed_over_and_a_resume_decides_the_same(
 
     def go(name: str, *, kill_at: int | None = None) -> tuple[StageContext, Any]:
         @contextmanager
-        def scripted(*_: Any) -> Iterator[Scripted]:
-            yield Scripted(script, 2, kill_at)
+        def scripted(_: Any, context: StageContext, policy: Any) -> Iterator[Scripted]:
+            yield Scripted(context, script, 2, kill_at)
 
         monkeypatch.setattr(preference, "open_early_stop", scripted)
         context = make_context(tmp_path, model, name=name)
@@ -75,7 +78,7 @@ def test_the_best_checkpoint_is_handed_over_and_a_resume_decides_the_same(
         "early_stop/last_version": 8.0,
     }
     assert result.metrics["train/steps"] == 4
-    assert checkpoints.steps(context.checkpoints) == [4, 8]
+    assert checkpoints.steps(context.checkpoints) == [4, 6, 8]
     four = preference_stage(tmp_path, params=params, num_steps=16, learning_rate=1e-2)
     assert not same(tensors(context), tensors_at(tmp_path, model, four, monkeypatch, version=8))
     assert same(tensors(context), tensors_at(tmp_path, model, four, monkeypatch, version=4))
@@ -88,8 +91,8 @@ def tensors_at(
     script = [0.0] * (version // 2) + [1.0] + [0.0] * 8
 
     @contextmanager
-    def scripted(*_: Any) -> Iterator[Scripted]:
-        yield Scripted(script, 8, None)
+    def scripted(_: Any, context: StageContext, policy: Any) -> Iterator[Scripted]:
+        yield Scripted(context, script, 8)
 
     monkeypatch.setattr(preference, "open_early_stop", scripted)
     context = make_context(tmp_path, model, name=f"until-{version}")
@@ -101,8 +104,8 @@ def test_a_stage_that_was_killed_after_its_last_exam_learns_no_more(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def scripted(*_: Any) -> Iterator[Scripted]:
-        yield Scripted([0.0, 0.5, 0.4], 1, None)
+    def scripted(_: Any, context: StageContext, policy: Any) -> Iterator[Scripted]:
+        yield Scripted(context, [0.0, 0.5, 0.4], 1)
 
     monkeypatch.setattr(preference, "open_early_stop", scripted)
     stage = preference_stage(tmp_path, num_steps=16)
@@ -115,6 +118,26 @@ def test_a_stage_that_was_killed_after_its_last_exam_learns_no_more(
     assert preference.run(stage, context).metrics["train/steps"] == 2
     assert len(metrics(context)) == num_steps
     assert same(tensors(context), load_file(context.checkpoints / "step_000002" / "model.safetensors"))
+
+
+def test_a_best_checkpoint_that_was_damaged_is_not_handed_over(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Damaging(Scripted):
+        def sit(self, version: int) -> None:
+            super().sit(version)
+            if version == 4:
+                file = tmp_path / "stage" / "checkpoints" / "step_000002" / "model.safetensors"
+                content = file.read_bytes()
+                file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    @contextmanager
+    def scripted(_: Any, context: StageContext, policy: Any) -> Iterator[Scripted]:
+        yield Damaging(context, [0.0, 0.5, 0.4], 1)
+
+    monkeypatch.setattr(preference, "open_early_stop", scripted)
+    with pytest.raises(StageError, match=r"step_000002, is damaged: the content of model.safetensors has changed"):
+        preference.run(preference_stage(tmp_path, num_steps=16), make_context(tmp_path, model))
 
 
 def _die(*_: Any, **__: Any) -> None:
@@ -142,6 +165,13 @@ def test_a_real_exam_that_stays_at_nought_stops_at_its_patience(
 def test_without_checkpoints_there_is_nothing_to_examine(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"early_stop examines checkpoints.*say how often"):
         preference_stage(tmp_path, early_stop={"exam": "exam.jsonl"}, checkpoint={"every_steps": 0})
+
+
+def test_an_adapter_that_engines_are_not_sent_whole_cannot_be_examined(tmp_path: Path) -> None:
+    dora = {"type": "lora", "extra": {"use_dora": True}}
+    with pytest.raises(ValidationError, match="use_dora changes more than engines are sent"):
+        preference_stage(tmp_path, early_stop={"exam": "exam.jsonl"}, params=dora)
+    preference_stage(tmp_path, params=dora)
 
 
 def test_how_often_it_is_examined_decides_what_comes_of_a_stage(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -84,3 +86,22 @@ def test_neighbours_that_a_loss_compares_are_part_of_what_comes_of_it() -> None:
     assert identity(8, type="dpo") == identity(2, type="dpo")
     for loss in ({"type": "kto"}, {"type": "dpo", "variants": ["aot"]}):
         assert identity(8, **loss) != identity(2, **loss)
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ({"token_weights": True, "loss": {"type": "dpo", "weighted": True}}, "weighs pairs by all of their tokens"),
+        ({"loss": {"type": "dpo", "label_smoothing": 0.1}}, r"takes no notice of it; take variants: \[robust\]"),
+        ({"params": {"type": "lora", "dropout": 0.1}}, "params.dropout is 0.1, and must be 0"),
+    ],
+)
+def test_settings_that_trl_would_pass_over_are_refused(stage: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        PreferenceStage.model_validate({"kind": "preference", "data": "p.jsonl", "num_steps": 1, **stage})
+
+
+def test_only_kto_itself_compares_neighbours() -> None:
+    assert KTOLoss(type="kto").compares_neighbours
+    assert not KTOLoss(type="kto", variant="apo_zero_unpaired").compares_neighbours
+    assert DPOLoss(variants=["sigmoid", "aot"]).compares_neighbours and not DPOLoss().compares_neighbours
