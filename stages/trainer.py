@@ -1,5 +1,6 @@
 """What the stages on TRL's trainers share: arguments, checkpoints that are whole, metrics, and a stop on NaN."""
 
+import json
 import logging
 import math
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
 """transformers' own, in its checkpoints."""
+SEEN = "seen_tokens.json"
+"""Ours: how many tokens have been seen."""
 
 
 def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[str, Any]:
@@ -59,7 +62,8 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
     It is the last one, or with ``early_stop`` the best.
     """
     context.checkpoints.mkdir(parents=True, exist_ok=True)
-    trainer.add_callback(_StageCallback(context, config, early_stop))
+    callback = _StageCallback(context, config, early_stop)
+    trainer.add_callback(callback)
     step = checkpoints.latest(context.checkpoints)
     if step is None:
         if early_stop is not None:
@@ -69,6 +73,7 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
     else:
         logger.info("continuing from version %d", step)
         folder = checkpoints.step_folder(context.checkpoints, step)
+        callback.load(folder)
         if early_stop is not None:
             early_stop.load(folder)
         if _was_last(folder) or (early_stop is not None and early_stop.is_over):
@@ -101,9 +106,20 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._context = context
         self._config = config
         self._early_stop = early_stop
+        self._seen_before = 0.0
+        self._seen = 0.0
+
+    def load(self, folder: Path) -> None:
+        """Take up how many tokens had been seen when a checkpoint was written; TRL counts from 0 in each attempt."""
+        self._seen_before = self._seen = json.loads((folder / SEEN).read_text())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
-        """Write one line of metrics; called after the optimizer step and before any save."""
+        """Write one line of metrics; called after the optimizer step and before any save.
+
+        What the trainer sums up at its end is left out: after a resume it is of the last attempt alone.
+        """
+        if "train_runtime" in (logs or {}):
+            return
         values = {_metric_name(key): float(value) for key, value in (logs or {}).items() if _is_number(value)}
         # with a loss scaler a gradient that overflows is skipped by design, and the scale lowered
         for name in ("train/loss",) if args.fp16 else ("train/loss", "train/grad_norm"):
@@ -112,11 +128,15 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
                     f"{name} is {values[name]} at step {state.global_step}; the last checkpoint is whole. "
                     "Lower the learning rate or look at the data of this step, then resume"
                 )
+        if "train/seen_tokens" in values:
+            values["train/seen_tokens"] += self._seen_before
+            self._seen = values["train/seen_tokens"]
         self._context.metrics.write(state.global_step, values, of=state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the trainer's folder into a whole checkpoint of ours, with the exam that its policy has sat."""
         written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (written / SEEN).write_text(json.dumps(self._seen))
         root, keep = self._context.checkpoints, self._config.checkpoint.keep
         if self._early_stop is not None:
             self._early_stop.sit(state.global_step)

@@ -7,6 +7,7 @@ came of it is compared to the last bit with a run that nothing happened to. The 
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,17 @@ def test_a_stage_killed_anywhere_ends_as_if_it_had_not_been(
         bring(recipe, killed, stage, kill_at=(name, times // 2 + 1))
         bring(recipe, killed, stage)
         found = evidence(killed / "r", stage)
-        differs = {key: (found[key], whole[key]) for key in whole if found[key] != whole[key]}
-        assert not differs, (name, times // 2 + 1, differs)
+        assert not list(differences(whole, found)), f"killed at {name!r}, time {times // 2 + 1} of {times}"
         shutil.rmtree(killed)
+
+
+def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    """Name what differs, with both values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in {**one, **other}:
+            yield from differences(one.get(key), other.get(key), f"{where}/{key}")
+    elif one != other:
+        yield f"{where}: {one!r:.200} {other!r:.200}"
 
 
 def evidence(run: Path, stage: str) -> dict[str, Any]:
