@@ -23,7 +23,7 @@ from benchmarks.runs import RUNS, begin_anew, exam_of, steps_of
 RECIPE = Path("configs/online_dpo.yaml")
 RESULT = Path(__file__).parent / "results" / "staleness.json"
 STALENESS = (0, 1, 4, 8)
-STEPS = 60
+STEPS = 40
 METHODS: dict[str, dict[str, Any]] = {
     "online DPO": {"loss": {"type": "online_preference", "of": {"type": "dpo", "beta": 0.1}}},
     "GRPO, corrected": {"loss": {"type": "clipped_ratio"}, "correction": {"type": "truncated"}},
@@ -37,7 +37,7 @@ def recipe(method: str, staleness: int) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
     stage = {name: value for name, value in found["stages"]["online_dpo"].items() if name not in ("init_from", "loss")}
     stage |= {**METHODS[method], "max_staleness": staleness, "num_steps": STEPS, "checkpoint": {"every_steps": 0}}
-    exam = {**found["stages"]["exam_online_dpo"], "of": ["base", "learned"]}
+    exam = {**found["stages"]["exam_online_dpo"], "of": ["learned"]}
     name = f"staleness-{list(METHODS).index(method)}-{staleness}"
     facts = {key: found[key] for key in ("seed", "engine")}
     model = str(RUNS / found["name"] / "sft" / "output")
