@@ -9,6 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.graph import order
 from pipeline.plan import Step, plan_of
 from pipeline.state import RunFolder
+from pipeline.tracking import missing
 from stages.preflight import (
     GoldTrial,
     Problem,
@@ -39,6 +40,7 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     found += _gold(trials, stop=any(not line.startswith("note:") for line in found))
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
+    problems += list(missing(config))
     notes += list(_memory(config))
     steps = [] if problems else plan_of(config, folder)
     return Findings(problems=problems, notes=notes, steps=steps)

@@ -7,9 +7,10 @@ import json
 import re
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -22,6 +23,9 @@ from pipeline.graph import needed
 from pipeline.plan import Step
 from pipeline.state import RunFolder, RunState, write_json, write_text
 from pipeline.terminal import console, errors, readable_errors
+
+if TYPE_CHECKING:
+    from pipeline.run import Observer
 
 app = typer.Typer(
     help="Take a language model from base to finished: SFT, preference optimisation, GRPO. One run, one file.",
@@ -118,7 +122,8 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            state = run(config, folder, lambda: _launcher(config), _Lines(), only=only)
+            with _observed(config, folder) as observers:
+                state = run(config, folder, lambda: _launcher(config), observers, only=only)
         except StageFailed as error:
             errors.print(str(error), style="red", highlight=False, markup=False)
             raise typer.Exit(1) from error
@@ -129,6 +134,24 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     for name in [name for name in config.stages if (folder.stage(name) / "output" / "config.json").is_file()][-1:]:
         console.print(f"the model of {name}, a Hugging Face folder: {folder.stage(name) / 'output'}", highlight=False)
     console.print(f"the same for programs: {folder.summary}", highlight=False)
+
+
+@contextmanager
+def _observed(config: RunConfig, folder: RunFolder) -> Iterator["list[Observer]"]:
+    """Yield who hears of progress: the terminal, and the trackers that the recipe names."""
+    if not config.tracking:
+        yield [_Lines()]
+        return
+    from pipeline import tracking
+
+    try:
+        tracked = tracking.start(config, folder.root)
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        yield [_Lines(), tracked]
+    finally:
+        tracked.close()
 
 
 def _require_run(folder: RunFolder) -> None:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -18,6 +18,9 @@ class ConfigError(ValueError):
     """The recipe is wrong: what, the rule, and the way out."""
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class RunConfig(RunFacts):
     """One run: facts that hold throughout, and its stages by name."""
 
@@ -27,11 +30,19 @@ class RunConfig(RunFacts):
     """In the order in which they are to run, as far as the graph leaves a choice."""
     ray_address: str | None = None
     """A cluster to join, such as `auto` or `ray://host:10001`; none: Ray starts here. `RAY_ADDRESS` overrides it."""
+    tracking: list[TrackerName] = Field(default_factory=list)
+    """Who gets the metrics, beside `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, `trackio`; a word or several.
+    Logins come from the trackers' own environment variables."""
     max_restarts: int = Field(default=2, ge=0)
     """How often a stage of which a process died, or that gave no sign of life, goes on from its last checkpoint by
     itself."""
     stall_timeout_s: float = Field(default=1800.0, gt=0)
     """How long a stage may give no sign of life before it is stopped."""
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, tracking: Any) -> Any:
+        return [tracking] if isinstance(tracking, str) else tracking
 
     @field_validator("name")
     @classmethod
