@@ -110,6 +110,23 @@ def status_command(run: RunPath) -> None:
             _say_where_it_stands(name, state, folder)
 
 
+@app.command("export")
+def export_command(
+    run: RunPath,
+    stage: Annotated[str, typer.Argument(help="The stage whose model it is.")],
+    to: Annotated[Path, typer.Option("--to", help="A folder that is not there yet.")],
+    adapter: Annotated[bool, typer.Option("--adapter", help="The low-rank adapter alone.")] = False,
+) -> None:
+    """Write a finished stage's model as a plain Hugging Face folder, with a model card."""
+    from pipeline.export import export
+
+    with readable_errors():
+        folder = RunFolder(run)
+        _require_run(folder)
+        written = export(load_config(folder.resolved), folder, stage, to, adapter=adapter)
+    console.print(f"{written}: for transformers, or: vllm serve {written}", highlight=False, soft_wrap=True)
+
+
 def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str | None) -> None:
     """Check, write down what is about to run, run it, and show what came of it."""
     from pipeline.run import StageFailed, run

@@ -14,7 +14,7 @@ from stages.base import Estimate, StageResult
 def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str, Any]:
     """Return the content of `summary.json`."""
     results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
-    exams = _exams(results)
+    exams = exams_of(results)
     return {
         "name": config.name,
         "seed": config.seed,
@@ -40,7 +40,7 @@ def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str
 def table(config: RunConfig, folder: RunFolder, state: RunState) -> Table:
     """Return stages with status, wall time and what exams found, each with its 95 % interval."""
     results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
-    exams = _exams(results)
+    exams = exams_of(results)
     quantities = sorted({quantity for row in exams.values() for quantity in row})
     found = Table(title=f"{config.name}, seed {config.seed}", title_justify="left")
     for heading in ("stage", "kind", "status"):
@@ -75,8 +75,8 @@ def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table 
     return found
 
 
-def _exams(results: dict[str, StageResult]) -> dict[str, dict[str, Estimate]]:
-    """Join the exams of all evaluate stages, by examined stage."""
+def exams_of(results: Mapping[str, StageResult]) -> dict[str, dict[str, Estimate]]:
+    """Return what exams found, of all evaluate stages together, by examined stage and quantity."""
     return _joined(result.exams for result in results.values())
 
 

@@ -19,7 +19,7 @@ START_TIMEOUT_S = 600.0
 POLL_S = 0.2
 
 
-def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float) -> tuple[str, str]:
+def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, dtype: str = "auto") -> tuple[str, str]:
     """Serve a model, a folder or a Hub id, on the loopback; return its base URL and key once it answers.
 
     On the GPU where there is one. It belongs to this process's group, so that it is killed with this worker, and ends
@@ -35,6 +35,7 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float) -> t
         "max-model-len": str(max_model_tokens),
         "gpu-memory-utilization": str(gpu_memory_utilization),
         "generation-config": "vllm",
+        "dtype": dtype,
         "uvicorn-log-level": "warning",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--disable-log-stats"]
