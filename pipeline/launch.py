@@ -21,6 +21,9 @@ from stages.metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch, on any system in spite of its name: 0 has its processes listen on loopback alone. Without it Ray takes
+127.0.0.1 for "whatever this machine is called", and listens on all interfaces."""
 POLL_S = 1.0
 LEFTOVER_TIMEOUT_S = 120.0
 """How long a stage waits for a process of an earlier attempt to end."""
@@ -62,8 +65,9 @@ class RayLauncher:
     """Runs jobs on Ray. Ray starts here, on loopback, unless an address of a cluster is given."""
 
     def __init__(self, address: str | None, *, num_processes: int, stall_timeout_s: float) -> None:
-        if not address:  # Ray's own default, but unsaid it warns; read when Ray is imported
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not address:  # read when Ray is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, but unsaid it warns
+            os.environ[NO_CLUSTER] = "0"
         import ray
 
         self._ray = ray

@@ -8,4 +8,5 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as `pipeline.launch` has it: loopback alone
 )

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(root / "recipe.yaml", name="climb", model=str(model), seed=5, engine=engine, stages=stages)
 
 
+def listening(processes: list[psutil.Process]) -> Iterator[str]:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            yield from (c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+
+
 def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "climb"
     driver = begin("run", recipe, "--runs", tmp_path)
     wait_for(lambda: 2 in metrics(run, "grpo") or driver.poll() is not None, "step 2 of grpo", 400)
     family = psutil.Process(driver.pid).children(recursive=True)
+    assert set(listening([psutil.Process(driver.pid), *family])) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     [actor] = [process.pid for process in family if "EngineActor" in " ".join(process.cmdline())]
     os.kill(core_of(actor), signal.SIGKILL)
     told, said = driver.communicate(timeout=400)
