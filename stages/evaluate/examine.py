@@ -77,9 +77,9 @@ def _sit(
     for quantity, (task, temperature, num) in _sittings(config):
         collector = rollouts.collector(SamplingConfig(temperature=temperature, max_tokens=task.max_tokens))
         groups = collector.collect(prompts[quantity.partition("/")[0]], num, derive_seed(context.seed, quantity))
-        write_groups(answer_file(context, name, quantity), groups)
         values = summarize(groups)
         context.metrics.write(version, {f"{name}/{quantity}/{key}": value for key, value in values.items()})
+        write_groups(answer_file(context, name, quantity), groups)  # last: an exam whose answers are kept was sat
         logger.info("%s %s: %.3f", name, quantity, values.get("reward/mean", float("nan")))
 
 

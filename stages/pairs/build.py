@@ -86,9 +86,9 @@ def sample(config: PairsStage, context: StageContext, prompts: Sequence[Prompt],
             continue
         chunk = prompts[at : at + config.prompts_per_chunk]
         groups = collector.collect(chunk, config.num_completions, derive_seed(context.seed, "pairs", at))
-        write_groups(chunk_file(context, at), groups)
-        done = at + len(chunk)
-        context.metrics.write(done, {**summarize(groups), **collector.take_metrics()}, of=len(prompts))
+        told = {**summarize(groups), **collector.take_metrics()}
+        context.metrics.write(at + len(chunk), told, of=len(prompts))
+        write_groups(chunk_file(context, at), groups)  # last: a chunk that is kept is not collected again
 
 
 def chunk_file(context: StageContext, at: int) -> Path:
