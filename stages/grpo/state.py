@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from stages.base import StageError
 from stages.grpo.ranks import Ranks
+from stages.grpo.trusted import TrustedPlanner, TrustedReader
 
 WEIGHTS = "weights"
 """Folder with weights and optimizer."""
@@ -40,7 +43,12 @@ class LearnerState:
     def load(self, folder: Path) -> None:
         """Take up what was saved; a rank that had no part in it goes on from the first one's random numbers."""
         weights = self._weights()
-        dcp.load(weights, checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+        reader = TrustedReader(folder / WEIGHTS)
+        try:
+            dcp.load(weights, storage_reader=reader, planner=TrustedPlanner(), no_dist=self.ranks.num == 1)
+        except CheckpointException as error:  # which is no Exception
+            causes = "; ".join(str(cause) for cause, _ in error.failures.values())
+            raise StageError(f"the checkpoint in {folder} cannot be loaded: {causes}") from error
         set_state_dict(
             self.model, self.optimizer, model_state_dict=weights["model"], optim_state_dict=weights["optimizer"]
         )

@@ -1,5 +1,6 @@
 """The learner against TRL's GRPOTrainer, against itself, and against plain arithmetic."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -357,6 +358,32 @@ def test_a_saved_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> N
     other.update(batch)
     theirs = dict(other.policy().model.named_parameters())
     assert all(torch.equal(parameter, theirs[name]) for name, parameter in one.policy().model.named_parameters())
+
+
+class Hostile:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("where", ["description", "value"])
+def test_a_forged_checkpoint_runs_nothing(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = learner_of(tiny_model("qwen3", vocab_size=VOCAB), stage())
+    batch = make_batch(random_groups(), stage())
+    assert batch is not None
+    learner.update(batch)
+    if where == "value":
+        learner._optimizer.param_groups[0]["weight_decay"] = Hostile(tmp_path / "was_here")
+    learner.save(tmp_path / "learner")
+    if where == "description":
+        forged = pickle.dumps(Hostile(tmp_path / "was_here"))
+        (tmp_path / "learner" / "weights" / ".metadata").write_bytes(forged)
+    other = learner_of(tiny_model("qwen3", vocab_size=VOCAB), stage())
+    with pytest.raises(StageError, match=r"cannot be loaded: .*(is no part of one|Weights only load failed)"):
+        other.load(tmp_path / "learner")
+    assert not (tmp_path / "was_here").exists()
 
 
 def marked(marks: dict[str, list[float]]) -> list[Any]:
