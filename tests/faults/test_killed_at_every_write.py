@@ -141,7 +141,7 @@ NOT_OF_THE_WORK = {"preference/reference_was_on_disk"}
 
 
 def _is_of_time(name: str) -> bool:
-    return name.endswith(("_s", "_s_max", "time", "wait_fraction")) or "time/" in name
+    return name.endswith(("_s", "_s_max", "time", "wait_fraction", "queue_groups_max")) or "time/" in name
 
 
 def _groups(path: Path) -> list[Any]:
