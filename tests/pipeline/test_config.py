@@ -141,7 +141,7 @@ def test_a_reward_may_be_named_in_short(recipe: Path) -> None:
         ("stages.grop.num_steps=4", "there is no stage 'grop'. Did you mean 'grpo'?"),
         ("name=my run", "letters, digits"),
         ("stages.sft.warmup_steps=2", "warmup_steps 2 leaves nothing of num_steps 2"),
-        ("stages.grpo.params={type: lora, dropout: 0.1}", "params.dropout must be 0 in a grpo stage"),
+        ("stages.grpo.params={type: lora, dropout: 0.1}", "params.dropout is 0.1, and must be 0"),
     ],
 )
 def test_other_systems_words_and_settings_that_make_no_sense(recipe: Path, override: str, says: str) -> None:
