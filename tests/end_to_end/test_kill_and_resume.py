@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rollout.records import read_groups
+from stages import checkpoints
 from tests.end_to_end.runs import kill_when, metrics, strop, weights, write_recipe, write_rows
 from tests.models import write_tiny_model
 
@@ -97,10 +98,11 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     run = tmp_path / "r"
     kill_when("run", recipe, "--runs", tmp_path, ready=lambda: 5 in metrics(run, "sft"))
     kill_when("resume", run, ready=lambda: 7 in metrics(run, "odpo"))
-    kill_when("resume", run, ready=lambda: 5 in metrics(run, "grpo"))
-    flip_a_byte(run / "grpo" / "checkpoints" / "step_000004")
+    kill_when("resume", run, ready=lambda: 3 in metrics(run, "grpo"))
+    newest = checkpoints.step_folder(root := run / "grpo" / "checkpoints", checkpoints.steps(root)[-1])
+    flip_a_byte(newest)
     kill_when("resume", run, ready=lambda: 5 in metrics(run, "ahead"))
-    assert "step_000004 is damaged" in "".join(file.read_text() for file in run.glob("grpo/attempt_*/stage.log"))
+    assert f"{newest.name} is damaged" in "".join(file.read_text() for file in run.glob("grpo/attempt_*/stage.log"))
     result = strop("resume", run)
     assert result.returncode == 0, result.stdout + result.stderr
     for stage in ("sft", "odpo", "grpo", "ahead"):
