@@ -139,8 +139,8 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            with _observed(config, folder) as observers:
-                state = run(config, folder, lambda: _launcher(config), observers, only=only)
+            with _observed(config, folder) as observer:
+                state = run(config, folder, lambda: _launcher(config), observer, only=only)
         except StageFailed as error:
             errors.print(str(error), style="red", highlight=False, markup=False)
             raise typer.Exit(1) from error
@@ -154,10 +154,10 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
 
 
 @contextmanager
-def _observed(config: RunConfig, folder: RunFolder) -> Iterator["list[Observer]"]:
+def _observed(config: RunConfig, folder: RunFolder) -> Iterator["Observer"]:
     """Yield who hears of progress: the terminal, and the trackers that the recipe names."""
     if not config.tracking:
-        yield [_Lines()]
+        yield _Lines()
         return
     from pipeline import tracking
 
@@ -166,7 +166,7 @@ def _observed(config: RunConfig, folder: RunFolder) -> Iterator["list[Observer]"
     except RuntimeError as error:
         raise ConfigError(str(error)) from error
     try:
-        yield [_Lines(), tracked]
+        yield _Both(_Lines(), tracked)
     finally:
         tracked.close()
 
@@ -220,6 +220,23 @@ def _show(config: RunConfig, findings: Findings) -> None:
         reads = ", ".join([*sources, *(data.path for part in stage.whole() for data in part.datasets().values())])
         table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
+
+
+class _Both:
+    """Two observers as one."""
+
+    def __init__(self, *observers: "Observer") -> None:
+        self._observers = observers
+
+    def begins(self, step: Step) -> None:
+        """Tell each."""
+        for observer in self._observers:
+            observer.begins(step)
+
+    def works(self, step: Step, attempt: Path) -> None:
+        """Tell each."""
+        for observer in self._observers:
+            observer.works(step, attempt)
 
 
 class _Lines:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -46,7 +46,7 @@ def run(
     config: RunConfig,
     folder: RunFolder,
     launch: Callable[[], Launcher],
-    observers: Sequence[Observer],
+    observer: Observer,
     *,
     only: str | None = None,
 ) -> RunState:
@@ -59,12 +59,11 @@ def run(
     steps = [step for step in plan_of(config, folder) if step.name in wanted]
     launcher: Launcher | None = None
     for step in steps:
-        for observer in observers:
-            observer.begins(step)
+        observer.begins(step)
         if step.action == "skip":
             continue
         launcher = launcher or _launched(launch)
-        state = _run_stage(config, folder, state, step, launcher, observers)
+        state = _run_stage(config, folder, state, step, launcher, observer)
     folder.save(state)
     write_json(folder.summary, summarize(config, folder, state))
     return state
@@ -78,34 +77,23 @@ def _launched(launch: Callable[[], Launcher]) -> Launcher:
 
 
 def _run_stage(
-    config: RunConfig,
-    folder: RunFolder,
-    state: RunState,
-    step: Step,
-    launcher: Launcher,
-    observers: Sequence[Observer],
+    config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> RunState:
     """Attempt a stage, and again from its last checkpoint where a process of it was lost."""
     for restarts_left in range(config.max_restarts, -1, -1):
-        state, outcome, job = _attempt(config, folder, state, step, launcher, observers)
+        state, outcome, job = _attempt(config, folder, state, step, launcher, observer)
         if outcome.result is not None:
             return state
         if not outcome.is_lost or not restarts_left:
             raise _failure(folder, step, job, outcome.cause)
         logger.warning("stage %s goes on from its last checkpoint, for %s", step.name, outcome.cause)
         step = replace(step, action="continue", why=outcome.cause)
-        for observer in observers:
-            observer.begins(step)
+        observer.begins(step)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _attempt(
-    config: RunConfig,
-    folder: RunFolder,
-    state: RunState,
-    step: Step,
-    launcher: Launcher,
-    observers: Sequence[Observer],
+    config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> tuple[RunState, Outcome, Job]:
     before = _as_left(folder, state, step.name) if step.action == "continue" else StageState()
     number = before.attempts + 1
@@ -125,13 +113,8 @@ def _attempt(
     folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
     job = _job(config, folder, step, number)
     started = time.monotonic()
-
-    def poll() -> None:
-        for observer in observers:
-            observer.works(step, job.attempt)
-
     try:
-        outcome = launcher.run(job, poll)
+        outcome = launcher.run(job, lambda: observer.works(step, job.attempt))
     except Exception as error:  # the cluster, not the stage
         outcome = Outcome(cause=f"it could not be launched: {error}")
     seconds = time.monotonic() - started

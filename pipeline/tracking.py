@@ -95,7 +95,10 @@ class Tracking:
                 if not line.endswith(b"\n"):  # half written
                     return
                 self._read_bytes += len(line)
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except ValueError:  # a full disk cut one short, and the next went on in its line
+                    logger.warning("a line of %s is no JSON, and is not tracked: %.80r", file, line)
 
 
 def missing(config: RunConfig) -> Iterator[str]:

@@ -5,17 +5,19 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
 from stages import checkpoints
 from stages.base import StageContext, StageError
-from stages.evaluate.early_stop import EarlyStop
 from stages.metrics import OF_PAIRS
 from stages.models import load_weights
 from stages.training import SCHEDULES, SupervisedConfig
+
+if TYPE_CHECKING:
+    from stages.evaluate.early_stop import EarlyStop  # engines, which most stages do without
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def trainer_arguments(config: SupervisedConfig, context: StageContext) -> dict[s
     }
 
 
-def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_stop: EarlyStop | None = None) -> int:
+def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_stop: "EarlyStop | None" = None) -> int:
     """Train from the last whole checkpoint, or from the start; return the version that the model has then.
 
     It is the last one, or with ``early_stop`` the best.
@@ -102,7 +104,7 @@ def _was_last(folder: Path) -> bool:
 class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """Commits checkpoints, writes metrics, and ends the run on a loss or gradient that is not finite."""
 
-    def __init__(self, context: StageContext, config: SupervisedConfig, early_stop: EarlyStop | None) -> None:
+    def __init__(self, context: StageContext, config: SupervisedConfig, early_stop: "EarlyStop | None") -> None:
         self._context = context
         self._config = config
         self._early_stop = early_stop

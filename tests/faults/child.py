@@ -62,5 +62,5 @@ def _work(recipe: Path, runs: Path, stage: str, kill_at: Point | None, record: P
     passed = pass_points(runs, kill_at)
     folder = RunFolder(runs / config.name)
     with folder.locked():
-        run(config, folder, InProcess, [Silent()], only=stage)
+        run(config, folder, InProcess, Silent(), only=stage)
     record.write_text(json.dumps(passed))

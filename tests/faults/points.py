@@ -19,7 +19,6 @@ CALLS = (
     "rollout.transformers_engine:TransformersEngine.generate",
     "rollout.transformers_engine:TransformersEngine.load_weights",
     "rollout.weight_sync:WeightSync.publish",
-    "stages.grpo.learner:Learner.update",
     "torch.optim.adamw:AdamW.step",
 )
 """In the middle of generation, scoring, weight sync and updates."""

@@ -1,4 +1,4 @@
-"""Killed before any write or in the middle of any work, and begun again, each kind of stage ends as if it had not been.
+"""Killed before any write or in the middle of any work, and begun again, a stage ends as if it had not been.
 
 Every stage is killed once at each of its points (`points.py`), half-way through where it passes one several times; what
 came of it is compared to the last bit with a run that nothing happened to. The engine is the exact one.
@@ -22,26 +22,16 @@ from tests.models import write_tiny_model
 pytestmark = pytest.mark.real
 
 BATCHES = {"batch_size": 4, "micro_batch_size": 4, "max_tokens": 64, "checkpoint": {"every_steps": 2}}
-SAMPLED = {"num_steps": 4, "prompts_per_step": 3, "group_size": 4, "learning_rate": 1e-3,
-           "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 2}}  # fmt: skip
 DIGITS = {"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}
 STAGES = ("sft", "adapter", "pairs")
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a recipe with every kind of stage; those in `STAGES` are killed."""
+    """Return a recipe of stages that learn, with an adapter too, and that sample."""
     root = tmp_path_factory.mktemp("recipe")
-
-    def rows(name: str, numbers: range) -> str:
-        asked = [(n, f"What is {n} plus 1?") for n in numbers]
-        return write_rows(
-            root / f"{name}.jsonl",
-            [{"prompt": q, "completion": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n, q in asked],
-        )
-
-    train, select, exam = rows("train", range(40)), rows("select", range(50, 54)), rows("exam", range(60, 66))
-    after_pairs = {"init_from": "sft", "data": {"stage": "pairs"}, "learning_rate": 1e-3, "num_steps": 4, **BATCHES}
+    rows = [{"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}"} for n in range(40)]
+    train = write_rows(root / "train.jsonl", rows)
     stages: dict[str, Any] = {
         "sft": {"kind": "sft", "data": train, "learning_rate": 1e-2, "num_steps": 4, **BATCHES},
         "adapter": {
@@ -52,27 +42,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "kind": "pairs", "init_from": "sft", "prompts": {"path": train, "limit": 12}, "rewards": [DIGITS],
             "sampling": {"max_tokens": 12}, "num_completions": 4,
         },
-        "dpo": {
-            "kind": "preference", **after_pairs, "monitor": {"every_steps": 2, "max_tokens": 8, "num_prompts": 2},
-            "early_stop": {"exam": select, "max_tokens": 8, "reward": DIGITS},
-        },
-        "kto": {
-            "kind": "preference", **after_pairs, "data": {"stage": "pairs", "answers": {"good_from": 0.2}},
-            "loss": {"type": "kto"}, "monitor": None,
-        },
-        "reward": {"kind": "reward_model", **after_pairs},
-        "grpo": {
-            "kind": "grpo", "init_from": "adapter", "prompts": train, **SAMPLED,
-            "rewards": [DIGITS, {"type": "length", "target": 6}],
-            "combine": {"type": "gradient_guided", "every_steps": 2, "learning_rate": 0.5},
-        },
-        "ahead": {"kind": "grpo", "init_from": "sft", "prompts": train, **SAMPLED, "rewards": [DIGITS],
-                  "max_staleness": 2, "replace_up_to": 1},
-        "online": {"kind": "grpo", "init_from": "sft", "prompts": train, **SAMPLED,
-                   "rewards": [{"type": "model", "stage": "reward", "max_tokens": 64}],
-                   "loss": {"type": "online_preference"}},
-        "exam": {"kind": "evaluate", "of": ["sft", "dpo", "grpo"], "reward": DIGITS,
-                 "tasks": {"dev": {"data": exam, "max_tokens": 8, "num_samples": 2}}},
     }  # fmt: skip
     engine = {"type": "transformers", "max_model_tokens": 64}
     return write_recipe(
@@ -96,7 +65,7 @@ def test_a_stage_killed_anywhere_ends_as_if_it_had_not_been(
     shutil.copytree(runs, kept, symlinks=True)
     passed = Counter(bring(recipe, runs, stage))
     whole = evidence(runs / "r", stage)
-    assert whole == evidence(runs / "r", stage) and len(passed) > 10
+    assert len(passed) > 10 and not whole["left over"]
     for name, times in passed.items():
         killed = tmp_path / "runs"
         shutil.copytree(kept, killed, symlinks=True)
@@ -132,12 +101,10 @@ def evidence(run: Path, stage: str) -> dict[str, Any]:
 
 
 def _timeless(row: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not _is_of_time(name) and name not in NOT_OF_THE_WORK}
+    return {name: value for name, value in row.items() if not _is_of_time(name)}
 
 
 HANDED_OVER = (".safetensors", ".jsonl")
-NOT_OF_THE_WORK = {"preference/reference_was_on_disk"}
-"""Metrics of an attempt, and not of what came of the stage."""
 
 
 def _is_of_time(name: str) -> bool:

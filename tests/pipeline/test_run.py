@@ -56,7 +56,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 def test_stages_run_in_order_each_with_the_output_of_the_one_before(config: RunConfig, tmp_path: Path) -> None:
     launcher, events = FakeLauncher(), Events()
-    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, [events])
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, events)
     assert [job.name for job in launcher.jobs] == ["a", "b", "c"]
     assert launcher.jobs[1].inputs == {"policy": (tmp_path / "r" / "a" / "output").resolve()}
     assert events.heard[:3] == ["run a", "works a attempt_001", "run b"]
@@ -67,11 +67,11 @@ def test_stages_run_in_order_each_with_the_output_of_the_one_before(config: RunC
 def test_a_failure_stops_the_run_and_the_next_one_continues_there(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
     with pytest.raises(StageFailed, match=r"stage 'b' failed: StageError: it would not\n.*stage.log\n.*strop resume"):
-        run(config, folder, lambda: FakeLauncher({"b"}), [Events()])
+        run(config, folder, lambda: FakeLauncher({"b"}), Events())
     state = folder.load()
     assert state is not None and state.stage("b").status == "failed" and state.stage("c").status == "waiting"
     launcher, events = FakeLauncher(), Events()
-    run(config, folder, lambda: launcher, [events])
+    run(config, folder, lambda: launcher, events)
     assert [(job.name, job.attempt.name) for job in launcher.jobs] == [("b", "attempt_002"), ("c", "attempt_001")]
     assert events.heard[:2] == ["skip a", "continue b"]
 
@@ -88,32 +88,32 @@ class LosesTwice(FakeLauncher):
 
 def test_a_stage_that_was_lost_goes_on_by_itself_so_often(config: RunConfig, tmp_path: Path) -> None:
     launcher, events = LosesTwice(), Events()
-    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, [events])
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, events)
     assert [job.attempt.name for job in launcher.jobs if job.name == "b"] == [f"attempt_00{n}" for n in (1, 2, 3)]
     assert events.heard.count("continue b") == 2 and state.stage("b").status == "done"
     once = config.model_copy(update={"max_restarts": 1})
     with pytest.raises(StageFailed, match="rank 1 of its learner died"):
-        run(once, RunFolder(tmp_path / "other"), LosesTwice, [Events()])
+        run(once, RunFolder(tmp_path / "other"), LosesTwice, Events())
 
 
 def test_nothing_is_launched_when_all_is_done(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
-    run(config, folder, FakeLauncher, [Events()])
+    run(config, folder, FakeLauncher, Events())
 
     def never() -> FakeLauncher:
         raise AssertionError("launched")
 
-    run(config, folder, never, [Events()])
+    run(config, folder, never, Events())
 
 
 def test_a_changed_stage_starts_from_nothing(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
-    run(config, folder, FakeLauncher, [Events()])
+    run(config, folder, FakeLauncher, Events())
     leftover = folder.stage("c") / "checkpoints" / "step_000001"
     leftover.mkdir(parents=True)
     changed = config.stages["c"].model_copy(update={"num_steps": 2})
     launcher = FakeLauncher()
-    run(config.model_copy(update={"stages": {**config.stages, "c": changed}}), folder, lambda: launcher, [Events()])
+    run(config.model_copy(update={"stages": {**config.stages, "c": changed}}), folder, lambda: launcher, Events())
     assert [(job.name, job.attempt.name) for job in launcher.jobs] == [("c", "attempt_001")]
     assert not leftover.exists()
     assert (tmp_path / "r" / "c.old-1" / "checkpoints" / "step_000001").is_dir()
@@ -123,7 +123,7 @@ def test_a_kill_before_a_changed_stage_is_noted_never_continues_its_old_checkpoi
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "r")
-    run(config, folder, FakeLauncher, [Events()])
+    run(config, folder, FakeLauncher, Events())
     (folder.stage("c") / "checkpoints" / "step_000001").mkdir(parents=True)
     stages = {**config.stages, "c": config.stages["c"].model_copy(update={"num_steps": 2})}
     changed = config.model_copy(update={"stages": stages})
@@ -133,19 +133,19 @@ def test_a_kill_before_a_changed_stage_is_noted_never_continues_its_old_checkpoi
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(folder, "set_aside", killed)
-        run(changed, folder, FakeLauncher, [Events()])
+        run(changed, folder, FakeLauncher, Events())
     launcher, events = FakeLauncher(), Events()
-    run(changed, folder, lambda: launcher, [events])
+    run(changed, folder, lambda: launcher, events)
     assert events.heard[:3] == ["skip a", "skip b", "run c"]
     assert not (folder.stage("c") / "checkpoints").exists()
 
 
 def test_a_stage_whose_result_was_deleted_runs_again(config: RunConfig, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
-    run(config, folder, FakeLauncher, [Events()])
+    run(config, folder, FakeLauncher, Events())
     (folder.stage("c") / "result.json").unlink()
     launcher = FakeLauncher()
-    run(config, folder, lambda: launcher, [Events()])
+    run(config, folder, lambda: launcher, Events())
     assert [job.name for job in launcher.jobs] == ["c"]
 
 
@@ -156,14 +156,14 @@ def test_a_launcher_that_fails_is_no_trace_but_a_failed_stage(config: RunConfig,
 
     folder = RunFolder(tmp_path / "r")
     with pytest.raises(StageFailed, match="stage 'a' failed: it could not be launched: no place on the cluster"):
-        run(config, folder, Broken, [Events()])
+        run(config, folder, Broken, Events())
     state = folder.load()
     assert state is not None and state.stage("a").status == "failed"
 
 
 def test_one_stage_is_run_with_what_it_needs_and_no_more(config: RunConfig, tmp_path: Path) -> None:
     launcher = FakeLauncher()
-    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, [Events()], only="b")
+    state = run(config, RunFolder(tmp_path / "r"), lambda: launcher, Events(), only="b")
     assert [job.name for job in launcher.jobs] == ["a", "b"]
     assert state.stage("c").status == "waiting"
 
@@ -184,8 +184,8 @@ def test_the_time_of_an_attempt_whose_driver_was_killed_is_counted(config: RunCo
             raise Killed
 
     with pytest.raises(Killed):
-        run(config, folder, Killing, [Events()])
-    state = run(config, folder, FakeLauncher, [Events()])
+        run(config, folder, Killing, Events())
+    state = run(config, folder, FakeLauncher, Events())
     assert 100 <= state.stage("a").wall_s < 110
     assert state.wall_s == sum(stage.wall_s for stage in state.stages.values())
 

@@ -71,6 +71,17 @@ def test_each_line_is_handed_on_once_under_its_stage_also_the_last_of_each_attem
     assert kept.is_finished
 
 
+def test_a_line_that_a_full_disk_cut_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = Kept()
+    tracking = Tracking({"kept": kept})
+    write(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 2, "trai{"step": 3, "train/loss": 1.0}\n')
+    write(tmp_path / "metrics.jsonl", {"step": 4, "train/loss": 0.5})
+    tracking.works(stage("a"), tmp_path)
+    tracking.close()
+    assert [step for step, _ in kept.got] == [1, 4] and "is no JSON, and is not tracked" in caplog.text
+
+
 def _settled(kept: Kept, num: int) -> list[tuple[int | None, dict[str, float]]]:
     deadline = time.monotonic() + 10
     while len(kept.got) < num and time.monotonic() < deadline:
