@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from rewards.process import REAP_TIMEOUT_S, WorkerError, WorkerProcess
 from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError, WorkerOrder
+from rewards.waits import Wait
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -61,7 +62,9 @@ class Lane(Generic[Q, A]):
 
     def wait_ready(self) -> Any:
         """Wait until the workers have loaded and return what one says of that; RewardError where they cannot."""
-        said = [ready.result(self._scoring.start_timeout_s + REAP_TIMEOUT_S) for ready in self._ready]
+        limit_s = self._scoring.start_timeout_s + REAP_TIMEOUT_S
+        with Wait(f"{len(self._seats)} workers to load", limit_s, fails=RewardError) as wait:
+            said = [wait.result_of(ready) for ready in self._ready]
         return said.pop()
 
     def submit(self, question: Q) -> "Future[A]":

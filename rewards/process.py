@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rewards.strays import kill_those_with
 from rewards.types import Cause, RewardError, WorkerOrder
+from rewards.waits import Wait
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
@@ -156,22 +157,22 @@ class WorkerProcess:
 
     def _receive(self, inbox: "SimpleQueue[tuple[str, Any]]", end: float, doing: str) -> tuple[str, Any]:
         """Wait for the worker's next message until ``end`` on the monotonic clock."""
-        start = time.monotonic()
-        while True:
-            try:
-                message = inbox.get(timeout=max(0.0, min(LOOK_EVERY_S, end - time.monotonic())))
+        limit_s = max(0.0, end - time.monotonic())
+        late = WorkerError("timeout", f"{doing}, for {limit_s:.1f} s, when the deadline passed")
+        with Wait(f"{self._order.kind} worker {self.pid}: {doing}", limit_s, fails=lambda _: late) as wait:
+            while True:
+                try:
+                    message = inbox.get(timeout=wait.slice_s())
+                except Empty:
+                    has_ended = self._ended.is_set() or self._process.poll() is not None
+                    if has_ended and inbox.empty():
+                        raise self._died(doing) from None
+                    wait.look()
+                    continue
                 if message == _ENDED:
                     inbox.put(message)
                     raise self._died(doing)
                 return message
-            except Empty:
-                has_ended = self._ended.is_set() or self._process.poll() is not None
-                if has_ended and inbox.empty():
-                    raise self._died(doing) from None
-                if time.monotonic() >= end:
-                    waited = time.monotonic() - start
-                    detail = f"{doing}, for {waited:.1f} s, when the deadline passed"
-                    raise WorkerError("timeout", detail) from None
 
     def _gives_up(self, number: int, inbox: "SimpleQueue[tuple[str, Any]]") -> bool:
         """Ask a worker that answers several questions at once to drop one; say whether it did."""

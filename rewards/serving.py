@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from functools import partial
 
 from rewards.strays import die_with_parent
 from rewards.types import RewardError
+from rewards.waits import Wait
 
 START_TIMEOUT_S = 600.0
 """How long the server may take to load its model. The scorer's ``start_timeout_s`` is 120 by default; raise that."""
@@ -46,17 +46,21 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, d
         stdin=subprocess.DEVNULL,
         preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),  # asked so, it ends its engine too
     )
-    end = time.monotonic() + START_TIMEOUT_S
-    while not _answers(port):
+
+    def answers() -> bool:
         if server.poll() is not None:
             raise RewardError(
                 f"the vLLM server for {model!r} ended with exit code {server.returncode} before it answered; what it "
                 "printed is in the stage's log"
             )
-        if time.monotonic() > end:
-            server.kill()
-            raise RewardError(f"the vLLM server for {model!r} did not answer within {START_TIMEOUT_S:.0f} s")
-        time.sleep(POLL_S)
+        return _answers(port)
+
+    try:
+        with Wait(f"the vLLM server for {model!r} to answer", START_TIMEOUT_S, fails=RewardError) as wait:
+            wait.until(answers, every_s=POLL_S)
+    except RewardError:
+        server.kill()
+        raise
     return f"http://127.0.0.1:{port}/v1", key
 
 
