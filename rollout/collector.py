@@ -16,6 +16,7 @@ from typing import Protocol
 
 from rewards.futures import settle, when_all
 from rewards.types import FAILURES, Attempt, Score
+from rewards.waits import Wait
 from rollout.config import SamplingConfig
 from rollout.engine import Pool
 from rollout.episodes import Conversation, Episode
@@ -23,7 +24,6 @@ from rollout.types import GenerationRequest, Prompt, Rollout, RolloutError, Roll
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
 SIGNAL_TOLERANCE = 1e-6
 """Rewards of a group that lie closer together than this say nothing about which answer is better."""
 
@@ -120,18 +120,19 @@ class Collector:
 
     def wait(self, futures: "Sequence[Future[RolloutGroup]]") -> list[RolloutGroup]:
         """Return the groups in their order, once all are there; raises as `collect` does."""
-        start = time.monotonic()
+        start = heard = time.monotonic()
         pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=LOOK_EVERY_S, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            silent_s = time.monotonic() - max(start, self._heard)
-            if not done and self._num_generating == 0 and silent_s > self._score_timeout_s:
-                raise RolloutError(
-                    f"no group was scored for {self._score_timeout_s:.0f} s, {len(pending)} of "
-                    f"{len(futures)} are open; a reward hangs past its deadline, or there are too few workers"
-                )
+        way_out = "a reward hangs past its deadline, or there are too few workers"
+        with Wait("groups", self._score_timeout_s, way_out=way_out, fails=RolloutError) as waiting:
+            while pending:
+                done, pending = wait(pending, timeout=waiting.slice_s(), return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                if done or self._num_generating or self._heard > heard:  # the engines have deadlines of their own
+                    heard = self._heard
+                    waiting.renew()
+                what = "answered" if self._num_generating else "scored"
+                waiting.look(f"{len(pending)} of {len(futures)} groups to be {what}")
         if self._num_generating == 0:
             self._waited_s += max(0.0, time.monotonic() - max(start, self._generated))
         self._scorer.check_budget()
@@ -237,6 +238,7 @@ def summarize(groups: Sequence[RolloutGroup], *, tolerance: float = SIGNAL_TOLER
         **_seconds(groups),
         "reward/unscorable_fraction": failures / len(rollouts),
         **{f"reward/cause/{cause}/count": float(count) for cause, count in sorted(causes.items())},
+        "rollout/sampled_tokens": float(sum(len(r.completion.sampled) for r in rollouts)),
         "rollout/length/mean_tokens": statistics.fmean(len(r.completion.sampled) for r in rollouts),
         "rollout/turns/mean": statistics.fmean(_num_turns(r) for r in rollouts),
         "rollout/truncated_fraction": cut / len(rollouts),

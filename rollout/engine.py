@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 from rollout.types import Completion, GenerationRequest
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Reach = Literal["same_machine", "same_gpu", "apart"]
-"""How far engines are from the learner's weights: apart are those on other machines, and on GPUs of their own."""
+Reach = Literal["same_machine", "same_gpu", "own_gpu", "other_machine"]
+"""How far an engine is from the learner's weights. The middle two are on the learner's machine, too."""
 Ticket = dict[str, Any]
 """Plain data by which one engine fetches one version of the weights; `rollout.transports` makes and takes them."""
 
@@ -22,8 +22,11 @@ Ticket = dict[str, Any]
 class Shipment(Protocol):
     """One version of the weights, ready to be fetched by any engine, at any time until it is withdrawn."""
 
-    def ticket(self, engine: str, num_workers: int) -> Ticket:
-        """Return what an engine of so many workers needs to fetch the weights; ``engine`` is new for each process."""
+    def ticket(self, engine: str, num_workers: int, reach: Reach) -> Ticket:
+        """Return what an engine of so many workers, this far away, needs to fetch the weights.
+
+        ``engine`` is new for each process. Raises RolloutError where the recipe's transport does not reach it.
+        """
         ...
 
     def withdraw(self) -> None:
@@ -91,9 +94,6 @@ class Pool(Protocol):
         `load_weights`.
         """
         ...
-
-    reach: Reach
-    """How far the engines are."""
 
     def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         """Give every engine these weights, also while requests are in flight; returns when all hold ``version``.

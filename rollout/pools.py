@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from rewards.waits import Wait
 from rollout.config import EngineConfig, TransformersEngineConfig
-from rollout.engine import Engine, EngineModel, Pool, Reach, Shipment
-from rollout.types import Completion, GenerationRequest
+from rollout.engine import Engine, EngineModel, Pool, Shipment
+from rollout.types import Completion, GenerationRequest, RolloutError
 
 
 def start_pool(config: EngineConfig, model: EngineModel) -> Pool:
@@ -31,8 +32,6 @@ class LocalPool:
     is: what is sampled depends on what was asked alone.
     """
 
-    reach: Reach = "same_machine"
-
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -43,13 +42,17 @@ class LocalPool:
         return self._worker.submit(lambda: asyncio.run(self._engine.generate(request)))
 
     def logprobs(self, sequences: Sequence[Sequence[int]], *, timeout_s: float = 600.0) -> list[list[list[float]]]:
-        """Score after what was asked before; a deadline would have nobody to wait for."""
-        return [self._worker.submit(lambda: asyncio.run(self._engine.logprobs(sequences))).result()]
+        """Score after what was asked before."""
+        asked = self._worker.submit(lambda: asyncio.run(self._engine.logprobs(sequences)))
+        with Wait("the engine to score probes", timeout_s, fails=RolloutError) as wait:
+            return [wait.result_of(asked)]
 
     def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         """Load after what was asked before."""
-        ticket = shipment.ticket("0", 1)
-        self._worker.submit(lambda: asyncio.run(self._engine.load_weights(ticket, version))).result()
+        ticket = shipment.ticket("0", 1, "same_machine")
+        asked = self._worker.submit(lambda: asyncio.run(self._engine.load_weights(ticket, version)))
+        with Wait(f"the engine to load version {version}", timeout_s, fails=RolloutError) as wait:
+            wait.result_of(asked)
 
     def sleep(self) -> None:
         """The engine has nothing to free but its weights."""

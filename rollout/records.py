@@ -50,7 +50,7 @@ def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
         for rollout in (*group.rollouts, *([group.greedy] if group.greedy else []))
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.writing")  # what a kill leaves, the next attempt writes over
     try:
         with partial.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")

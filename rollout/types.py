@@ -21,6 +21,10 @@ class RolloutError(RuntimeError):
     """The engines, the pool or the weight sync broke."""
 
 
+class NodeLostError(RolloutError):
+    """Nodes with engines have left the cluster, and no engine took their place in time: another attempt may succeed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One row of a prompt data set."""

@@ -16,7 +16,7 @@ import torch
 
 from rollout.config import WeightSyncConfig
 from rollout.engine import Pool, Precision, Shipment
-from rollout.transports.registry import open_transport
+from rollout.transports.registry import Routes
 from rollout.types import RolloutError
 
 MAX_DRIFT: dict[Precision, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
@@ -52,7 +52,7 @@ class SyncReport:
 
 
 class WeightSync:
-    """Publishes copies of the weights by the transport of the recipe.
+    """Publishes copies of the weights, to each engine by the transport of the recipe, or else that which reaches it.
 
     A copy is kept until the next sync: engines that are being replaced fetch it, and the next is compared with it. In
     ``meeting_folder`` processes on other machines find each other; by default one of this machine.
@@ -69,9 +69,9 @@ class WeightSync:
         self._pool = pool
         self._config = config
         self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
-        self._transport = open_transport(config, pool.reach, meeting_folder or Path(tempfile.gettempdir()))
+        self._routes = Routes(config, meeting_folder or Path(tempfile.gettempdir()))
         self._last: dict[str, torch.Tensor] = {}
-        self._shipments: list[Shipment] = []
+        self._shipment: Shipment | None = None
 
     def publish(
         self,
@@ -88,11 +88,12 @@ class WeightSync:
         """
         _check_probes(probes, probe_logprobs)
         start = time.monotonic()
-        tensors = _own_copies(weights, on_cpu=self._transport.on_cpu)
-        self._shipments.append(self._transport.ship(tensors, version))
-        self._pool.load_weights(self._shipments[-1], version, timeout_s=self._config.timeout_s)
-        while len(self._shipments) > self._transport.keeps:
-            self._shipments.pop(0).withdraw()
+        tensors = _own_copies(weights, on_cpu=self._config.transport == "shared_memory")
+        before, shipment = self._shipment, self._routes.ship(tensors, version)
+        self._shipment = shipment
+        self._pool.load_weights(shipment, version, timeout_s=self._config.timeout_s)
+        if before is not None:
+            before.withdraw()
         changed_bytes = sum(_changed_bytes(self._last.get(name), new) for name, new in tensors.items())
         self._last = tensors
         drifts = self._drifts(version, probes, probe_logprobs)
@@ -107,9 +108,9 @@ class WeightSync:
 
     def close(self) -> None:
         """Let go of the weights; the pool stays open."""
-        while self._shipments:
-            self._shipments.pop().withdraw()
-        self._transport.close()
+        if self._shipment is not None:
+            self._shipment.withdraw()
+        self._routes.close()
         self._last = {}
 
     def _drifts(

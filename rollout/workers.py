@@ -1,6 +1,6 @@
 """A pool of vLLM engines, each in a Ray actor of its own: started, fed, watched and replaced. `pools` starts it.
 
-No other file of rollout knows Ray. Every wait on an actor has a deadline, is logged while it lasts, and ends in a
+Of rollout only `nodes` knows Ray, too. Every wait on an actor has a deadline, is logged while it lasts, and ends in a
 RolloutError that names the engine.
 """
 
@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -19,17 +20,19 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
+from rewards.waits import LOOK_EVERY_S, Wait
 from rollout.config import VLLMEngineConfig
-from rollout.engine import EngineModel, Reach, Shipment, require_fit
+from rollout.engine import EngineModel, Shipment, require_fit
 from rollout.engine_logs import last_error, log_file, print_to, see
-from rollout.types import Completion, GenerationRequest, RolloutError
+from rollout.nodes import Place, has_left, name_of, own_node, talk_over_own_address
+from rollout.types import Completion, GenerationRequest, NodeLostError, RolloutError
 from rollout.vllm_engine import EngineDeadError, VLLMEngine
 
 logger = logging.getLogger(__name__)
 
-_LOG_EVERY_S = 30.0
 _CLOSE_TIMEOUT_S = 20.0
-_LOOK_EVERY_S = 1.0
+_ANSWER_S = 30.0
+"""How long an answer that is there may take to be read, and the death of an engine to be noted."""
 NONE_READY_S = 110.0
 """How long no engine at all may be there before the run stops."""
 
@@ -40,11 +43,13 @@ class EngineActor(VLLMEngine):
     def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
         if log is not None:
             print_to(log)  # vLLM's own processes inherit it
+        _require_seen(model.folder)
+        talk_over_own_address()
         super().__init__(model, config)
 
-    async def pid(self) -> int:
-        """Return the process id; an answer means that the engine is ready."""
-        return os.getpid()
+    async def whereabouts(self) -> tuple[int, str]:
+        """Return the process id and Ray's id of the node; an answer means that the engine is ready."""
+        return os.getpid(), own_node()
 
     async def stop(self) -> None:
         """Stop vLLM's processes."""
@@ -69,6 +74,8 @@ class _Member:
     actor: Any
     state: Literal["starting", "ready", "lost"] = "starting"
     pid: int = 0
+    node: str
+    """Ray's id of the node that it is on or was last; empty while there is none for it."""
     jobs: set[_Job] = field(default_factory=set)
     loaded: int | None = None
     """Version that a replacement was given."""
@@ -79,11 +86,17 @@ class _Member:
     heard: float = field(default_factory=time.monotonic)
     """When it last answered, or was given something while it had nothing."""
     why_lost: str = ""
+    left: bool = False
+    """Whether that is because its node has left the cluster."""
 
     @property
     def load(self) -> int:
         """Completions to do."""
         return sum(job.request.num_completions for job in self.jobs)
+
+    def node_that_left(self) -> str:
+        """Return the name of its node if that has left the cluster, or else nothing."""
+        return name_of(self.node) if self.node and has_left(self.node) else ""
 
 
 class RayPool:
@@ -99,8 +112,8 @@ class RayPool:
     def __init__(self, config: VLLMEngineConfig, model: EngineModel) -> None:
         self._config = config
         self._model = model
-        self._place = _Place.here(config)  # Ray tells only the thread of the stage
-        self.reach = self._place.reach
+        self._place = Place.here(config)  # Ray tells only the thread of the stage
+        talk_over_own_address()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._waiting: deque[_Job] = deque()
         self._numbers = itertools.count()
@@ -114,14 +127,16 @@ class RayPool:
         self._thread: threading.Thread | None = None
         try:
             for at in range(config.num_engines):
-                self._members.append(_Member(at=at, log=log_file(model, at), actor=self._spawn(at)))
+                actor, node = self._spawn(at), self._place.node_of(at)
+                self._members.append(_Member(at=at, log=log_file(model, at), actor=actor, node=node))
             started = [(member, member.actor) for member in self._members]
-            pids = self._ask_all(started, "to be ready", config.start_timeout_s, "pid")
+            found = self._ask_all(started, "to be ready", config.start_timeout_s, "whereabouts")
         except BaseException:
             self.close()
             raise
         for member in self._members:
-            member.pid, member.state, member.heard = pids[member.at], "ready", time.monotonic()
+            self._is_at(member, *found[member.at])
+            member.state, member.heard = "ready", time.monotonic()
         self._last_ready = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
         self._thread.start()
@@ -168,9 +183,9 @@ class RayPool:
         self._ask_all(ready, "to sleep", self._config.request_timeout_s, "sleep")
 
     def take_metrics(self) -> dict[str, float]:
-        """Return how many engines were replaced since the last call."""
+        """Return how many engines were replaced since the last call, and how many are there."""
         found, self._num_restarts = self._num_restarts, 0
-        return {"rollout/engine_restarts": float(found)}
+        return {"rollout/engine_restarts": float(found), "rollout/engines_ready": float(len(self._ready()))}
 
     def close(self) -> None:
         """Close vLLM in every actor, then kill the actors, also those that do not close in time."""
@@ -194,7 +209,7 @@ class RayPool:
         while True:
             try:
                 with contextlib.suppress(Empty):
-                    happened = self._inbox.get(timeout=_LOOK_EVERY_S)
+                    happened = self._inbox.get(timeout=LOOK_EVERY_S)
                     if happened is None:
                         return
                     happened()
@@ -241,6 +256,8 @@ class RayPool:
 
         if member.state == "lost":
             return
+        member.left = bool(node := member.node_that_left())
+        why = f"its node {node} has left the cluster" if member.left else why
         logger.warning(
             "engine %d is lost (%s) with %d requests; they are asked again", member.at, why, len(member.jobs)
         )
@@ -249,7 +266,7 @@ class RayPool:
         member.state, member.why_lost, member.heard = "lost", why, time.monotonic()
         ray.kill(member.actor)
         if member.restarts < self._config.max_restarts:
-            member.restarts += 1
+            member.restarts += not member.left  # which is no fault of the engine's
             member.incarnation += 1
             self._num_restarts += 1
             try:
@@ -257,16 +274,22 @@ class RayPool:
             except Exception as error:  # a cluster that is going down
                 member.why_lost = f"{why}, and no other can be started: {error}"
                 return
-            member.state = "starting"
-            self._when_done(member, member.actor.pid.remote(), partial(self._started, member))
+            member.state, member.node = "starting", ""
+            self._when_done(member, member.actor.whereabouts.remote(), partial(self._started, member))
 
-    def _started(self, member: _Member, found: "Future[int]") -> None:
+    def _started(self, member: _Member, found: "Future[tuple[int, str]]") -> None:
         """Take note that a replacement is there, if it is."""
         if found.exception() is not None:
             self._lose(member, _cause(found.exception(), member.log))
             return
-        member.pid, member.loaded = found.result(), None
+        self._is_at(member, *found.result())
+        member.loaded = None
         self._equip(member)
+
+    def _is_at(self, member: _Member, pid: int, node: str) -> None:
+        """Take note of where an engine is, on which depends how its weights travel."""
+        member.pid, member.node = pid, node
+        logger.info("engine %d is on node %s, %s", member.at, name_of(node), self._place.reach(node))
 
     def _equip(self, member: _Member) -> None:
         """Give a replacement the current weights, and call it ready once it holds them."""
@@ -290,7 +313,8 @@ class RayPool:
     def _ticket(self, member: _Member) -> Any:
         """Return that by which an engine fetches the current weights."""
         assert self._weights is not None
-        return self._weights[0].ticket(f"{member.at}-{member.incarnation}", self._config.tensor_parallel)
+        name, reach = f"{member.at}-{member.incarnation}", self._place.reach(member.node)
+        return self._weights[0].ticket(name, self._config.tensor_parallel, reach)
 
     def _look_after(self) -> None:
         """Replace engines that are silent or late; give up where there is none for too long."""
@@ -299,13 +323,16 @@ class RayPool:
             silent_s = now - member.heard
             if member.state == "ready" and member.jobs and silent_s > self._config.request_timeout_s:
                 self._lose(member, f"it answered nothing for {silent_s:.0f} s")
+            elif member.state == "starting" and not self._has_node(member):
+                member.heard = now  # its time begins when it has one
             elif member.state == "starting" and silent_s > self._config.start_timeout_s:
                 self._lose(member, f"its replacement was not ready after {silent_s:.0f} s")
         if any(member.state == "ready" for member in self._members):
             self._last_ready = now
         if all(member.state == "lost" for member in self._members) or now - self._last_ready > NONE_READY_S:
             causes = "; ".join(f"engine {m.at}: {m.why_lost}{see(m.log)}" for m in self._members)
-            self._failure = RolloutError(f"no engine is left to answer. {causes}. The run can be resumed")
+            kind = NodeLostError if any(m.left for m in self._members) else RolloutError
+            self._failure = kind(f"no engine is left to answer. {causes}. The run can be resumed")
             self._fail(self._failure, self._members)
 
     def _fail(self, error: RolloutError, members: Sequence[_Member]) -> None:
@@ -334,17 +361,16 @@ class RayPool:
 
     def _living(self, timeout_s: float) -> "list[tuple[_Member, Any]]":
         """Return the engines that live; where there is none, wait for one. Raises RolloutError where none comes."""
-        deadline = _Deadline(timeout_s + NONE_READY_S)
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            with self._weights_lock:
-                ready = self._ready()
-            if ready:
-                return ready
-            if deadline.passed():
-                raise RolloutError(f"waited {deadline.limit_s:.0f} s for any engine to be replaced, in vain")
-            time.sleep(0.1)
+        with Wait("any engine to be replaced", timeout_s + NONE_READY_S, fails=RolloutError) as wait:
+            while True:
+                if self._failure is not None:
+                    raise self._failure
+                with self._weights_lock:
+                    ready = self._ready()
+                if ready:
+                    return ready
+                wait.look()
+                time.sleep(wait.slice_s(0.1))
 
     def _ask_all(
         self,
@@ -354,29 +380,35 @@ class RayPool:
         method: str,
         arguments: Callable[[_Member], tuple[Any, ...]] = lambda _: (),
     ) -> dict[int, Any]:
-        """Return the answers of the engines by their number; those that die meanwhile are left out, and replaced.
+        """Return the answers of the engines by their number; those that die or are late are left out, and replaced.
 
-        Raises RolloutError at the deadline, for an error that is not an engine's death, and where the pool starts.
+        Raises RolloutError for an error that is not an engine's death, and where the pool starts for each.
         """
         import ray
 
         asked = {getattr(actor, method).remote(*arguments(member)): (member, actor) for member, actor in engines}
         answers: dict[int, Any] = {}
-        deadline = _Deadline(timeout_s)
-        while asked:
-            done, _ = ray.wait(list(asked), num_returns=1, timeout=deadline.slice_s())
-            for reference in done:
-                member, actor = asked.pop(reference)
-                try:
-                    answers[member.at] = ray.get(reference, timeout=_LOG_EVERY_S)
-                except ray.exceptions.RayError as error:
-                    if self._thread is None or not _is_dead(error):
-                        raise _failed(member, purpose, error) from error
-                    self._inbox.put(partial(self._lose_actor, member, actor, _cause(error, member.log)))
-                    self._wait_until_noted(member, actor)
-            if not done:
-                names = sorted(member.at for member, _ in asked.values())
-                _still_waiting(f"engines {names} {purpose}", deadline, "see their logs, and `ray status`")
+
+        def waited_for() -> str:
+            return f"engines {sorted(member.at for member, _ in asked.values())} {purpose}"
+
+        with Wait(waited_for(), timeout_s, way_out="see their logs, and `ray status`", fails=RolloutError) as wait:
+            while asked:
+                done, _ = ray.wait(list(asked), num_returns=1, timeout=wait.slice_s())
+                for reference in done:
+                    member, actor = asked.pop(reference)
+                    try:
+                        answers[member.at] = ray.get(reference, timeout=_ANSWER_S)
+                    except ray.exceptions.RayError as error:
+                        if self._thread is None or not _is_dead(error):
+                            raise _failed(member, purpose, error) from error
+                        self._give_up(member, actor, _cause(error, member.log))
+                if self._thread is not None and not wait.slice_s():
+                    for member, actor in asked.values():
+                        self._give_up(member, actor, f"waited {timeout_s:.3g} s for it {purpose}, in vain")
+                    return answers
+                if not done:
+                    wait.look(waited_for())
         return answers
 
     def _spawn(self, at: int) -> Any:
@@ -387,50 +419,30 @@ class RayPool:
         actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=4096, **options)
         return actor.remote(self._model, self._config, log_file(self._model, at))
 
-    def _lose_actor(self, member: _Member, actor: Any, why: str) -> None:
-        if member.actor is actor:
-            self._lose(member, why)
+    def _has_node(self, member: _Member) -> bool:
+        """Say whether there is a node with room for an engine, which may have to wait until one joins."""
+        member.node = member.node or self._place.node_of(member.at)
+        return bool(member.node) or self._place.group is None
 
-    def _wait_until_noted(self, member: _Member, actor: Any) -> None:
-        """Wait until the thread has taken note of an actor's death, or it would be asked again at once."""
-        end = time.monotonic() + _LOG_EVERY_S
-        while member.actor is actor and member.state == "ready" and time.monotonic() < end:
-            time.sleep(0.01)
+    def _give_up(self, member: _Member, actor: Any, why: str) -> None:
+        """Have the thread replace an actor, and wait until it has taken note, or that one would be asked again."""
+
+        def lose() -> None:
+            if member.actor is actor:
+                self._lose(member, why)
+
+        self._inbox.put(lose)
+        with Wait(f"the loss of engine {member.at} to be noted", _ANSWER_S, fails=RolloutError) as wait:
+            wait.until(lambda: member.actor is not actor or member.state != "ready", every_s=0.01)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where Ray is to put engines: in the stage's placement group, or wherever there is room."""
-
-    group: Any
-    """None: there is no group."""
-    gpus: int
-    """Of each engine, where there is no group."""
-
-    @classmethod
-    def here(cls, config: VLLMEngineConfig) -> "_Place":
-        """Return the place of the process's stage. To be called in the thread that Ray runs the stage in."""
-        import ray
-
-        group = ray.util.get_current_placement_group()
-        return cls(group=group, gpus=config.tensor_parallel if ray.cluster_resources().get("GPU", 0) else 0)
-
-    @property
-    def reach(self) -> Reach:
-        """How far the engines are from the stage's process."""
-        gpus = self.gpus if self.group is None else max(bundle.get("GPU", 0) for bundle in self.group.bundle_specs[1:])
-        if not gpus:
-            return "same_machine"
-        return "same_gpu" if gpus < 1 else "apart"
-
-    def options(self, at: int) -> dict[str, Any]:
-        """Return Ray's options for engine ``at``; bundle 0 is the learner's."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        if self.group is None:
-            return {"num_gpus": self.gpus, "scheduling_strategy": "DEFAULT"}
-        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=1 + at)
-        return {"num_gpus": self.group.bundle_specs[1 + at].get("GPU", 0), "scheduling_strategy": strategy}
+def _require_seen(folder: Path) -> None:
+    """Raise RolloutError where the model's folder is not on this machine: vLLM would look for it on the Hub."""
+    if not folder.is_dir():
+        raise RolloutError(
+            f"{folder} is not to be seen on {socket.gethostname()}; on a cluster it must lie in a folder that all "
+            "nodes share, and for a model from the Hub so must HF_HOME, see docs/cluster.md"
+        )
 
 
 def _is_dead(error: BaseException) -> bool:
@@ -445,6 +457,8 @@ def _is_dead(error: BaseException) -> bool:
 
 def _failed(member: _Member, purpose: str, error: BaseException) -> RolloutError:
     """Return the error that names the engine, what it was to do, and what broke it."""
+    if node := member.node_that_left():
+        return NodeLostError(f"engine {member.at} died {purpose}: its node {node} has left the cluster")
     verb = "died" if _is_dead(error) else "failed"
     return RolloutError(f"engine {member.at} {verb} {purpose}: {_cause(error, member.log)}{see(member.log)}")
 
@@ -453,27 +467,3 @@ def _cause(error: BaseException | None, log: Path | None) -> str:
     """Return what broke an engine, in a line: the last error that it has printed says more than Ray's wrapping."""
     first = str(getattr(error, "cause", None) or error).strip().splitlines()
     return last_error(log) or (first[0] if first else type(error).__name__)
-
-
-class _Deadline:
-    """A time limit, cut into slices after which whoever waits says so."""
-
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
-        self._start = time.monotonic()
-
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._start
-
-    def passed(self) -> bool:
-        return self.elapsed_s() >= self.limit_s
-
-    def slice_s(self) -> float:
-        return min(_LOG_EVERY_S, max(0.0, self.limit_s - self.elapsed_s()))
-
-
-def _still_waiting(waits_for: str, deadline: _Deadline, way_out: str) -> None:
-    """Say what is waited for. Raises RolloutError when the time is up."""
-    if deadline.passed():
-        raise RolloutError(f"waited {deadline.limit_s:.0f} s for {waits_for}, in vain; {way_out}")
-    logger.info("waiting for %s for %.0f s", waits_for, deadline.elapsed_s())

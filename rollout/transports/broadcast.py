@@ -8,7 +8,6 @@ file. Where the learner asks an engine to fetch, a thread of the learner sends; 
 import logging
 import math
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rewards.waits import Wait
 from rollout.engine import Ticket
 from rollout.types import RolloutError
 
@@ -35,9 +35,6 @@ Kind = tuple[str, str, list[int]]
 
 class Broadcast:
     """The sender: rank 0 of every group."""
-
-    keeps = 1
-    on_cpu = False
 
     def __init__(self, folder: Path, timeout_s: float) -> None:
         self.folder = folder
@@ -93,7 +90,7 @@ class Broadcast:
 
 
 class Sending:
-    """A `Shipment` that is sent to whoever asks."""
+    """A `Parcel` that is sent to whoever asks."""
 
     def __init__(self, sender: Broadcast, tensors: Mapping[str, torch.Tensor], version: int) -> None:
         self._sender = sender
@@ -153,11 +150,8 @@ def _leave(group: Any) -> None:
 
 def _finish(work: Any, timeout_s: float) -> None:
     """Wait for a broadcast, on the CPU: NCCL's own waiting has no end that a caller could survive."""
-    end = time.monotonic() + timeout_s
-    while not work.is_completed():
-        if time.monotonic() > end:
-            raise RolloutError(f"weights were on their way for {timeout_s:.0f} s (sync.timeout_s)")
-        time.sleep(_LOOK_EVERY_S)
+    with Wait("weights on their way", timeout_s, way_out="see sync.timeout_s", fails=RolloutError) as wait:
+        wait.until(work.is_completed, every_s=_LOOK_EVERY_S)
     work.wait()
 
 

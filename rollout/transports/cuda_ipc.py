@@ -19,9 +19,6 @@ _PARAMETERS = tuple(signature(rebuild_cuda_tensor).parameters)
 class CudaIPC:
     """Offers the copies. The memory of one that an engine still reads stays until it has finished, by torch's count."""
 
-    keeps = 1
-    on_cpu = False
-
     def ship(self, tensors: Mapping[str, torch.Tensor], version: int) -> "OpenedTensors":
         """Keep the tensors, whose writing must be over before another process reads them."""
         torch.cuda.synchronize()
@@ -32,7 +29,7 @@ class CudaIPC:
 
 
 class OpenedTensors:
-    """A `Shipment` in the learner's own memory."""
+    """A `Parcel` in the learner's own memory."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = dict(tensors)

@@ -21,17 +21,15 @@ _PREFIX = "strop-weights-"
 
 
 class SharedMemory:
-    """Writes the files. The last two versions stay, for engines that are being replaced.
+    """Writes the files. The one that was withdrawn last stays, too, for engines that are being replaced.
 
     What a killed run has left in the folder is removed when the next one starts.
     """
 
-    keeps = 2
-    on_cpu = True
-
     def __init__(self, folder: Path | None) -> None:
         self._folder = _LockedFolder(folder or _default_folder())
         self._count = 0
+        self._withdrawn: Path | None = None
 
     def ship(self, tensors: Mapping[str, torch.Tensor], version: int) -> "WeightFile":
         """Write one file. Raises RolloutError where the folder is too small."""
@@ -39,7 +37,13 @@ class SharedMemory:
         self._count += 1
         path = self._folder.path / f"{self._count}-version-{version}.safetensors"
         save_file(dict(tensors), path)
-        return WeightFile(path)
+        return WeightFile(self, path)
+
+    def withdraw(self, path: Path) -> None:
+        """Remove the file that was withdrawn before this one; who has it open keeps it."""
+        if self._withdrawn is not None and self._withdrawn != path:
+            self._withdrawn.unlink(missing_ok=True)
+        self._withdrawn = path
 
     def close(self) -> None:
         """Remove the folder."""
@@ -48,8 +52,9 @@ class SharedMemory:
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A `Shipment` on disk."""
+    """A `Parcel` on disk."""
 
+    owner: SharedMemory
     path: Path
 
     def ticket(self, engine: str, num_workers: int) -> Ticket:
@@ -57,8 +62,8 @@ class WeightFile:
         return {"way": WAY, "file": str(self.path)}
 
     def withdraw(self) -> None:
-        """Remove the file; who has it open keeps it."""
-        self.path.unlink(missing_ok=True)
+        """Have the file removed once the next one is withdrawn."""
+        self.owner.withdraw(self.path)
 
 
 def fetch(ticket: Ticket) -> Iterator[tuple[str, torch.Tensor]]:

@@ -89,7 +89,7 @@ def test_requests_carry_the_sampling_and_seeds_of_their_own_that_repeat() -> Non
 
 def test_scores_that_never_come_end_in_an_error_that_counts_them() -> None:
     collector = make(FakePool(SCRIPT), FakeScorer(VALUES, hangs=True), score_timeout_s=0.05)
-    with pytest.raises(RolloutError, match="3 of 3 are open"):
+    with pytest.raises(RolloutError, match="3 of 3 groups to be scored, in vain; a reward hangs"):
         collector.collect(PROMPTS, 2, seed=0)
 
 
@@ -112,6 +112,7 @@ def test_the_summary_counts_what_happened() -> None:
             "reward/unscorable_fraction": 1 / 6,
             "reward/cause/ok/count": 5,
             "reward/cause/timeout/count": 1,
+            "rollout/sampled_tokens": 12,  # 6 answers
             "rollout/length/mean_tokens": 2,
             "rollout/turns/mean": 1,
             "rollout/truncated_fraction": 0.5,

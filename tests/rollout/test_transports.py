@@ -20,7 +20,7 @@ from rollout.config import WeightSyncConfig
 from rollout.engine import Reach, Ticket
 from rollout.transports import broadcast, cuda_ipc
 from rollout.transports.broadcast import Broadcast
-from rollout.transports.registry import fetch, open_transport
+from rollout.transports.registry import Routes, fetch
 from rollout.transports.shared_memory import SharedMemory
 from rollout.types import RolloutError
 
@@ -57,34 +57,61 @@ def config(**values: Any) -> WeightSyncConfig:
     [
         ("same_machine", "auto", "SharedMemory"),
         ("same_gpu", "auto", "CudaIPC"),
-        ("apart", "auto", "Broadcast"),
+        ("own_gpu", "auto", "Broadcast"),
+        ("other_machine", "auto", "Broadcast"),
         ("same_machine", "broadcast", "Broadcast"),
-        ("apart", "shared_memory", "SharedMemory"),
+        ("own_gpu", "shared_memory", "SharedMemory"),
+        ("other_machine", "shared_memory", "SharedMemory"),
     ],
 )
-def test_the_transport_is_the_recipes_or_what_reaches_the_engines(
+def test_the_transport_is_the_recipes_or_what_reaches_the_engine(
     tmp_path: Path, reach: Reach, named: str, opened: str
 ) -> None:
-    transport = open_transport(config(transport=named, folder=str(tmp_path)), reach, tmp_path)
-    assert type(transport).__name__ == opened
-    transport.close()
+    routes = Routes(config(transport=named, folder=str(tmp_path)), tmp_path)
+    assert type(routes.to(reach)).__name__ == opened
+    routes.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("reach", "named"), [("apart", "cuda_ipc"), ("same_machine", "cuda_ipc"), ("same_gpu", "broadcast")]
+    ("reach", "named"),
+    [
+        ("own_gpu", "cuda_ipc"),
+        ("same_machine", "cuda_ipc"),
+        ("other_machine", "cuda_ipc"),
+        ("same_gpu", "broadcast"),
+        ("other_machine", "shared_memory"),
+    ],
 )
-def test_a_transport_that_cannot_reach_the_engines_is_refused(tmp_path: Path, reach: Reach, named: str) -> None:
+def test_a_transport_that_cannot_reach_the_engine_is_refused(tmp_path: Path, reach: Reach, named: str) -> None:
+    shipment = Routes(config(transport=named), tmp_path).ship(weights(), 0)
     with pytest.raises(RolloutError, match=f"sync.transport is {named}, but .* take the line out"):
-        open_transport(config(transport=named), reach, tmp_path)
+        shipment.ticket("0-0", 1, reach)
 
 
-def test_files_hold_every_tensor_and_are_gone_when_withdrawn(tmp_path: Path) -> None:
+def test_one_version_reaches_engines_here_and_elsewhere(tmp_path: Path) -> None:
+    routes = Routes(config(folder=str(tmp_path / "here")), tmp_path)
+    (tmp_path / "here").mkdir()
+    shipment = routes.ship(weights(), 3)
+    away = shipment.ticket("1-0", 1, "other_machine")
+    assert list((tmp_path / "here").iterdir()) == []  # no engine is here yet
+    assert_same(dict(fetch(away, device=CPU)), weights())
+    here = dict(fetch(shipment.ticket("0-0", 1, "same_machine"), device=CPU))
+    assert_same({name: here[name] for name in weights()}, weights())
+    shipment.withdraw()
+    routes.close()
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+def test_files_hold_every_tensor_and_the_one_before_the_last_withdrawn_is_gone(tmp_path: Path) -> None:
     transport = SharedMemory(tmp_path)
     shipment = transport.ship(weights(), 3)
     found = dict(fetch(shipment.ticket("0-0", 1), device=CPU))
     assert_same({name: found[name] for name in weights()}, weights())
     shipment.withdraw()
     shipment.withdraw()
+    assert Path(shipment.ticket("0-0", 1)["file"]).exists()  # an engine that is being replaced may still read it
+    transport.ship(weights(), 4).withdraw()
     assert not Path(shipment.ticket("0-0", 1)["file"]).exists()
     transport.close()
     transport.close()

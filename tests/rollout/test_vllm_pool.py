@@ -40,8 +40,8 @@ def start(model: PreTrainedModel, folder: Path, **changes: object) -> RayPool:
     return pool
 
 
-def publish(pool: RayPool, model: PreTrainedModel, version: int, transport: str = "auto") -> SyncReport:
-    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4, transport=transport))
+def publish(pool: RayPool, model: PreTrainedModel, version: int, **changes: object) -> SyncReport:
+    sync = WeightSync(pool, WeightSyncConfig(max_drift=1e-4, **changes))
     try:
         expected = [token_logprobs(model, probe) for probe in PROBES]
         return sync.publish(policy_weights(model), version, PROBES, expected)
@@ -121,7 +121,7 @@ def test_every_sync_brings_new_weights_though_the_head_is_tied(
 ) -> None:
     model, pool = qwen3
     [before] = pool.logprobs(PROBES)
-    report = publish(pool, changed := tiny_model("qwen3", seed=1), 1, transport)
+    report = publish(pool, changed := tiny_model("qwen3", seed=1), 1, transport=transport)
     [after] = pool.logprobs(PROBES)
     assert report.drift_max < 1e-4
     assert max(abs(a - b) for a, b in zip(before[0], after[0], strict=True)) > 0.1
@@ -252,7 +252,7 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
     assert pool.pids[0] != pid
     assert {version for completions in found for completion in completions for version in completion.versions} == {1}
     assert_logprobs_are_the_models(found[-1], model, 1.0)
-    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
+    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0, "rollout/engines_ready": 1.0}
     core = core_of(pool.pids[0])
     futures = [pool.submit(request(max_tokens=100, eos_ids=(), seed=seed)) for seed in range(100)]
     futures[0].result(60)
@@ -260,7 +260,7 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
     [again] = pool.logprobs(PROBES)
     assert again[0] == pytest.approx(expected[0], abs=1e-4)
     assert all(len(future.result(180)) == 4 for future in futures)
-    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0}
+    assert pool.take_metrics() == {"rollout/engine_restarts": 1.0, "rollout/engines_ready": 1.0}
     sync.close()
     pool.close()
     assert_soon_gone([*pool.pids, core])
@@ -292,9 +292,14 @@ def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
     completions = pool.submit(request()).result(300)
     assert_logprobs_are_the_models(completions, model, 1.0)
     assert pool.pids[0] != pid
+    second = pool.pids[0]
+    os.kill(second, signal.SIGSTOP)  # the actor itself, which has nothing to do: nobody notices before the next weights
+    model = tiny_model("qwen3", seed=1)
+    report = publish(pool, model, 1, timeout_s=15.0)
+    assert report.drift_max < 1e-4 and pool.pids[0] != second
     sync.close()
     pool.close()
-    assert_soon_gone([pid, stopped])
+    assert_soon_gone([pid, stopped, second])
 
 
 def _drift_of_an_engine_started_here(folder: Path) -> float:
