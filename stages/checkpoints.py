@@ -7,7 +7,8 @@ import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypedDict
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +18,15 @@ DAMAGED = "damaged_"
 """Before the name of a checkpoint whose files are not what was written; nothing reads it again."""
 
 
-class Written(TypedDict):
+class Written(BaseModel):
     """What the marker says of a file."""
 
     bytes: int
     sha256: str
+
+
+_MARKER = TypeAdapter(dict[str, Written])
+"""The marker's content: every file by its name."""
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -32,7 +37,7 @@ def step_folder(root: Path, step: int) -> Path:
 def commit(written: Path, root: Path, step: int) -> Path:
     """Mark a fully written folder and give it its name; from then on it counts."""
     files = {
-        str(path.relative_to(written)): Written(bytes=path.stat().st_size, sha256=sha256(path))
+        str(path.relative_to(written)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in _files(written)
     }
     unfinished = written / f".{MARKER}"
@@ -41,7 +46,7 @@ def commit(written: Path, root: Path, step: int) -> Path:
     _sync(written)
     final = step_folder(root, step)
     if final.exists():
-        shutil.rmtree(final)
+        _remove(final)
     written.rename(final)
     _sync_folder(root)
     return final
@@ -60,23 +65,26 @@ def save(root: Path, step: int, write: Callable[[Path], None], *, keep: int) -> 
 
 def steps(root: Path) -> list[int]:
     """Versions of which a whole checkpoint lies here, ascending."""
-    return sorted(int(path.name.removeprefix("step_")) for path in root.glob("step_*") if is_whole(path))
+    return sorted(_step_of(path) for path in root.glob("step_*") if is_whole(path))
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the marker is there: the folder was written to its end. Its files may have changed since."""
-    return _marked(folder) is not None
+    """Whether there is a marker that can be read: it was written to its end. Its files may have changed since."""
+    return isinstance(_marked(folder), dict)
 
 
 def damage(folder: Path) -> str | None:
     """Return what of a checkpoint is not as it was written, or None."""
-    for name, written in (_marked(folder) or {}).items():
+    marked = _marked(folder)
+    if isinstance(marked, str):
+        return marked
+    for name, written in marked.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != written["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes of {written['bytes']}"
-        if sha256(file) != written["sha256"]:
+        if file.stat().st_size != written.bytes:
+            return f"{name} has {file.stat().st_size} bytes of {written.bytes}"
+        if sha256(file) != written.sha256:
             return f"the content of {name} has changed"
     return None
 
@@ -86,18 +94,20 @@ def latest(root: Path) -> int | None:
 
     What was not written to its end is removed; what has changed since is said, and set aside.
     """
-    for path in [*root.glob("step_*"), *root.glob(".writing_*"), *root.glob("checkpoint-*")]:
-        if not path.name.startswith("step_") or not is_whole(path):
-            shutil.rmtree(path)
-    for step in reversed(steps(root)):
-        folder = step_folder(root, step)
+    folders = sorted(root.glob("step_*"), key=_step_of, reverse=True)
+    for left in [*root.glob(".writing_*"), *root.glob("checkpoint-*"), *(f for f in folders if not _has_marker(f))]:
+        logger.info("%s was not written to its end and is removed", left)
+        shutil.rmtree(left)
+    for folder in filter(_has_marker, folders):
         found = damage(folder)
         if found is None:
-            return step
+            return _step_of(folder)
         aside = folder.with_name(f"{DAMAGED}{folder.name}")
         logger.error("checkpoint %s is damaged: %s; it is set aside as %s", folder, found, aside.name)
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
+    if damaged := sorted(path.name for path in root.glob(f"{DAMAGED}*")):
+        logger.error("no checkpoint in %s can be taken (%s): the stage begins anew", root, ", ".join(damaged))
     return None
 
 
@@ -105,7 +115,7 @@ def prune(root: Path, keep: int, *, spare: Collection[int] = ()) -> None:
     """Remove all but the newest ``keep`` versions, and those that are to be spared."""
     for step in steps(root)[:-keep]:
         if step not in spare:
-            shutil.rmtree(step_folder(root, step))
+            _remove(step_folder(root, step))
 
 
 def publish(temporary: Path, final: Path) -> None:
@@ -123,12 +133,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _marked(folder: Path) -> dict[str, Written] | None:
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
+
+
+def _has_marker(folder: Path) -> bool:
+    return (folder / MARKER).is_file()
+
+
+def _marked(folder: Path) -> dict[str, Written] | str:
+    """Return what the marker says, or what is wrong with it."""
+    if not _has_marker(folder):
+        return f"{MARKER} is missing"
     try:
-        found: dict[str, Written] = json.loads((folder / MARKER).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return found if all(isinstance(written, dict) for written in found.values()) else None
+        return _MARKER.validate_json((folder / MARKER).read_bytes())
+    except ValidationError as error:
+        return f"{MARKER} cannot be read ({error.errors()[0]['msg']})"
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, its marker first: half removed it must not be taken for one that is damaged."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _files(folder: Path) -> list[Path]:

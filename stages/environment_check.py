@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rewards.types import RewardError
+from rewards.waits import Wait
 from rollout.config import ToolsConfig
 from rollout.environment import Move, open_environment
 from stages.answering import AnsweringStageConfig
@@ -31,7 +32,9 @@ def try_environment(
                 lane.submit(Move(state=None, prompt=row["prompt"], columns=reward_columns(row), response=None))
                 for row in rows[:TRIED_ROWS]
             ]
-            replies = [future.result() for future in begun]
+            limit_s = 2 * (stage.scoring.start_timeout_s + stage.scoring.deadline_s)
+            with Wait("an environment to begin", limit_s, fails=RewardError) as wait:
+                replies = [wait.result_of(future) for future in begun]
     except RewardError as error:
         return None, [str(error)]
     failed = [(at, reply.failure.detail) for at, reply in enumerate(replies, start=1) if reply.failure is not None]

@@ -83,7 +83,7 @@ def open_rollouts(
     """
     facts = context.facts
     model = EngineModel(
-        folder=policy.folder,
+        folder=policy.folder.resolve(),
         precision=facts.precision,
         seed=context.seed,
         trust_remote_code=facts.trust_remote_code,

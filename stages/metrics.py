@@ -45,3 +45,17 @@ class MetricsFile:
     def alive(self) -> None:
         """Say that the stage is working although no step has ended."""
         self._path.touch()
+
+
+class Clock:
+    """Seconds spent on each part of a step, as metrics."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Note the time since the last lap under this name."""
+        now = time.monotonic()
+        self.laps[f"time/{name}_s"] = now - self._since
+        self._since = now

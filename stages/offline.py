@@ -16,6 +16,7 @@ from rewards.gold import GoldCheck
 from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
 from rewards.types import FAILURES, Attempt, Mark, RewardError, Score
+from rewards.waits import Wait
 from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import DataError, load_rows, reward_columns
@@ -66,9 +67,8 @@ def score_file(path: Path, setup: Setup) -> Iterator[Score]:
     groups = [[_attempt(row) for row in group] for _, group in groupby(rows, key=_all_but_completion)]
     check_deadline(setup.rewards, setup.scoring, max(map(len, groups)))
     with Scorer(setup.rewards, setup.scoring) as scorer:
-        futures = [scorer.submit(group) for group in groups]
-        for future in futures:
-            yield from future.result()
+        for scores in _scored(scorer, groups):
+            yield from scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,15 @@ class Finding:
     is_kept: bool
     detail: str
     """What was seen, and what to mend where it is not kept."""
+
+
+def _scored(scorer: Scorer, groups: Sequence[Sequence[Attempt]]) -> Iterator[list[Score]]:
+    """Yield the scores of each group, in their order."""
+    futures = [scorer.submit(group) for group in groups]
+    with Wait("groups to be scored", 2 * scorer.longest_wait_s, fails=RewardError) as wait:
+        for future in futures:
+            yield wait.result_of(future)
+            wait.renew()
 
 
 def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[Finding]:
@@ -101,13 +110,13 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
         return
     group = _of_different_answers([*gold, *other])
     with Scorer(setup.rewards, scoring) as scorer:
-        [alone] = scorer.submit(group[:1]).result()
+        [[alone]] = _scored(scorer, [group[:1]])
         start = time.monotonic()
-        first = scorer.submit(group).result()
+        [first] = _scored(scorer, [group])
         seconds = time.monotonic() - start
-        second = scorer.submit(group).result()
+        [second] = _scored(scorer, [group])
     with Scorer(setup.rewards, scoring) as scorer:
-        third = scorer.submit(group).result()
+        [third] = _scored(scorer, [group])
     failed = [score.detail for score in [alone, *first] if score.cause in FAILURES]
     marked = [score for score in first if score.value is not None]
     yield Finding(
@@ -173,8 +182,7 @@ def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
             raise DataError(f"{file} holds no groups of a run: {error}") from error
     check_deadline(setup.rewards, setup.scoring, max(len(group.rollouts) for group in groups))
     with Scorer(setup.rewards, setup.scoring) as scorer:
-        futures = [scorer.submit(_attempts(group)) for group in groups]
-        after = [[score.value for score in future.result()] for future in futures]
+        after = [[score.value for score in scores] for scores in _scored(scorer, [_attempts(g) for g in groups])]
     return compare([[rollout.score.value for rollout in group.rollouts] for group in groups], after)
 
 

@@ -12,7 +12,7 @@ import transformers
 
 from stages import checkpoints
 from stages.base import StageContext, StageError
-from stages.metrics import OF_PAIRS
+from stages.metrics import OF_PAIRS, Clock
 from stages.models import load_weights
 from stages.training import SCHEDULES, SupervisedConfig
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
 """transformers' own, in its checkpoints."""
+WRITER_FAILED = ("iostream error", "PytorchStreamWriter", "file write failed")
+"""What torch's writer of files, which is in C++, says whatever the system told it."""
 SEEN = "seen_tokens.json"
 """Ours: how many tokens have been seen."""
 
@@ -70,7 +72,7 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
     if step is None:
         if early_stop is not None:
             early_stop.sit(0)
-        trainer.train()
+        _run(trainer, context)
         step = int(trainer.state.global_step)
     else:
         logger.info("continuing from version %d", step)
@@ -81,7 +83,7 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
         if _was_last(folder) or (early_stop is not None and early_stop.is_over):
             load_weights(trainer.model, folder)
         else:
-            trainer.train(resume_from_checkpoint=str(folder))
+            _run(trainer, context, folder)
             step = int(trainer.state.global_step)
     if early_stop is None or early_stop.best in (None, step):
         return step
@@ -93,6 +95,17 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
         )
     load_weights(trainer.model, best)
     return early_stop.best
+
+
+def _run(trainer: Any, context: StageContext, checkpoint: Path | None = None) -> None:
+    """Have the trainer train; where torch's writer of files says no more than that a stream failed, name the disk."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in WRITER_FAILED):
+            where = f"a checkpoint could not be written to {context.checkpoints}"
+            raise StageError(f"{where}: is the disk full, or a quota used up? ({error})") from error
+        raise
 
 
 def _was_last(folder: Path) -> bool:
@@ -110,10 +123,19 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self._early_stop = early_stop
         self._seen_before = 0.0
         self._seen = 0.0
+        self._clock = Clock()
 
     def load(self, folder: Path) -> None:
         """Take up how many tokens had been seen when a checkpoint was written; TRL counts from 0 in each attempt."""
         self._seen_before = self._seen = json.loads((folder / SEEN).read_text())
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin to measure the step: its data are there."""
+        self._clock = Clock()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure it before others look at the policy, or have it sit an exam."""
+        self._clock.lap("learn")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Write one line of metrics; called after the optimizer step and before any save.
@@ -133,7 +155,7 @@ class _StageCallback(transformers.TrainerCallback):  # type: ignore[misc]
         if "train/seen_tokens" in values:
             values["train/seen_tokens"] += self._seen_before
             self._seen = values["train/seen_tokens"]
-        self._context.metrics.write(state.global_step, values, of=state.max_steps)
+        self._context.metrics.write(state.global_step, {**values, **self._clock.laps}, of=state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Turn the trainer's folder into a whole checkpoint of ours, with the exam that its policy has sat."""

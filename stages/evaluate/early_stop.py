@@ -18,6 +18,7 @@ from stages.base import StageContext
 from stages.evaluate.config import EarlyStopConfig
 from stages.evaluate.examine import marks_of
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
+from stages.metrics import Clock
 from stages.models import Policy
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,17 @@ class EarlyStop:
     def sit(self, version: int) -> None:
         """Examine the policy as it is now."""
         rollouts = self._rollouts = self._rollouts or self._start()
+        clock = Clock()
         rollouts.publish(self._policy, version, probes(self._prompts, self._config.sync.num_probes))
+        clock.lap("sync")
         sampling = SamplingConfig(temperature=0.0, max_tokens=self._config.max_tokens)
         seed = derive_seed(self._context.seed, "early stop")
         groups = rollouts.collector(sampling).collect(self._prompts, 1, seed)
+        clock.lap("generate_and_score")
         rollouts.pool.sleep()
         write_groups(self._context.rollouts / ANSWERS.format(f"{version:06d}"), groups)
         self._reached[version] = fmean(marks_of(groups).values())
-        told = {f"early_stop/{name}": value for name, value in summarize(groups).items()}
+        told = {f"early_stop/{name}": value for name, value in {**summarize(groups), **clock.laps}.items()}
         self._context.metrics.write(version, {"early_stop/accuracy": self._reached[version], **told})
         logger.info("version %d reaches %.3f in the exam", version, self._reached[version])
 

@@ -14,6 +14,7 @@ from stages.base import Estimate, StageContext, StageResult
 from stages.evaluate.config import EvaluateStage, TaskConfig
 from stages.evaluate.intervals import estimate, paired_gain
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
+from stages.metrics import Clock
 from stages.models import Policy, load_policy, policy_folder
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ def examine(config: EvaluateStage, context: StageContext, names: Sequence[str]) 
     """Have models of one shape sit all exams, one after the other, in the same engines."""
     first = load_policy(context, role=names[0])
     with open_rollouts(context, first, config) as rollouts:
-        for version, name in enumerate(names):
-            policy = first if version == 0 else load_policy(context, role=name)
-            _sit(config, context, name, policy, version, rollouts)
+        for name in names:
+            policy = first if name == names[0] else load_policy(context, role=name)
+            _sit(config, context, name, policy, rollouts)
 
 
 def answer_file(context: StageContext, name: str, quantity: str) -> Path:
@@ -69,17 +70,22 @@ def _sittings(config: EvaluateStage) -> Iterator[tuple[str, tuple[TaskConfig, fl
             yield f"{name}/sampled_accuracy", (task, 1.0, task.num_samples)
 
 
-def _sit(
-    config: EvaluateStage, context: StageContext, name: str, policy: Policy, version: int, rollouts: Rollouts
-) -> None:
+def _sit(config: EvaluateStage, context: StageContext, name: str, policy: Policy, rollouts: Rollouts) -> None:
+    place = config.of.index(name)
     prompts = {name: prompts_of(context, config, name, policy.tokenizer) for name in config.tasks}
-    rollouts.publish(policy, version, probes(next(iter(prompts.values())), config.sync.num_probes))
-    for quantity, (task, temperature, num) in _sittings(config):
+    clock = Clock()
+    rollouts.publish(policy, place, probes(next(iter(prompts.values())), config.sync.num_probes))
+    clock.lap("sync")
+    sittings = list(_sittings(config))
+    for step, (quantity, (task, temperature, num)) in enumerate(sittings, start=1 + place * len(sittings)):
         collector = rollouts.collector(SamplingConfig(temperature=temperature, max_tokens=task.max_tokens))
         groups = collector.collect(prompts[quantity.partition("/")[0]], num, derive_seed(context.seed, quantity))
-        values = summarize(groups)
-        context.metrics.write(version, {f"{name}/{quantity}/{key}": value for key, value in values.items()})
+        clock.lap("generate_and_score")
+        values = {**summarize(groups), **clock.laps}
+        told = {f"{name}/{quantity}/{key}": value for key, value in values.items()}
+        context.metrics.write(step, told, of=len(config.of) * len(sittings))
         write_groups(answer_file(context, name, quantity), groups)  # last: an exam whose answers are kept was sat
+        clock = Clock()
         logger.info("%s %s: %.3f", name, quantity, values.get("reward/mean", float("nan")))
 
 

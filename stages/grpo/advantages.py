@@ -8,9 +8,31 @@ nothing.
 import statistics
 from collections.abc import Sequence
 
-from stages.grpo.loss_config import AdvantageConfig
+from rollout.types import Rollout, RolloutGroup
+from stages.grpo.config import GRPOStage
+from stages.grpo.loss_config import AdvantageConfig, OnlinePreference
+from stages.grpo.pairs import signs
 
 Values = Sequence[float | None]
+
+
+def advantages_of(
+    groups: Sequence[RolloutGroup], config: GRPOStage, label: str | None = None
+) -> list[list[float | None] | None]:
+    """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal.
+
+    Under a loss of pairs they are signs: which answer is the better one of a group's pair, and which the worse.
+    """
+    if isinstance(config.loss, OnlinePreference):
+        return signs(groups, config.loss)
+
+    def value(rollout: Rollout | None) -> float | None:
+        if rollout is None or not rollout.completion.token_ids:  # cut before its first token, it says nothing
+            return None
+        return rollout.score.value if label is None else rollout.score.parts.get(label)
+
+    values_NG = [[value(rollout) for rollout in group.rollouts] for group in groups]
+    return advantages(values_NG, config.advantage, [value(group.greedy) for group in groups])
 
 
 def advantages(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rollout.types import Completion, Rollout, RolloutGroup
-from stages.grpo.advantages import advantages
+from stages.grpo.advantages import advantages_of
 from stages.grpo.config import GRPOStage
 from stages.grpo.loss_config import Aggregate, OnlinePreference
-from stages.grpo.pairs import PairPlaces, places, signs
+from stages.grpo.pairs import PairPlaces, places
 from stages.packed.packing import Answer, Costs, PackedRows, deal, micro_batches, pack, row_length, rows_of
 
 
@@ -103,25 +103,6 @@ def batches_by_reward(groups: Sequence[RolloutGroup], config: GRPOStage) -> dict
     labels = [reward.label for reward in config.rewards]
     batches = {label: _batch(groups, advantages_of(groups, config, label), config) for label in labels}
     return {label: batch for label, batch in batches.items() if batch is not None}
-
-
-def advantages_of(
-    groups: Sequence[RolloutGroup], config: GRPOStage, label: str | None = None
-) -> list[list[float | None] | None]:
-    """Return [group][answer]: advantages by all rewards together, or by one; None for groups without signal.
-
-    Under a loss of pairs they are signs: which answer is the better one of a group's pair, and which the worse.
-    """
-    if isinstance(config.loss, OnlinePreference):
-        return signs(groups, config.loss)
-
-    def value(rollout: Rollout | None) -> float | None:
-        if rollout is None or not rollout.completion.token_ids:  # cut before its first token, it says nothing
-            return None
-        return rollout.score.value if label is None else rollout.score.parts.get(label)
-
-    values_NG = [[value(rollout) for rollout in group.rollouts] for group in groups]
-    return advantages(values_NG, config.advantage, [value(group.greedy) for group in groups])
 
 
 def hint_batch(groups: Sequence[RolloutGroup]) -> TrainingBatch | None:

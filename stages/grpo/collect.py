@@ -11,7 +11,8 @@ from rollout.records import write_groups
 from rollout.stream import GroupStream, staleness
 from rollout.types import RolloutGroup
 from stages.base import StageContext, StageError
-from stages.grpo.batch import TrainingBatch, advantages_of, make_batch
+from stages.grpo.advantages import advantages_of
+from stages.grpo.batch import TrainingBatch, make_batch
 from stages.grpo.config import GRPOStage
 
 logger = logging.getLogger(__name__)

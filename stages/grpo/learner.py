@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 
 from rollout.types import Rollout, RolloutGroup
 from stages.base import RunFacts, StageError
-from stages.grpo.batch import Part, Tokens, TrainingBatch, advantages_of, unweighted_batch
+from stages.grpo.advantages import advantages_of
+from stages.grpo.batch import Part, Tokens, TrainingBatch, unweighted_batch
 from stages.grpo.config import GRPOStage
 from stages.grpo.loss_config import OnlinePreference
 from stages.grpo.losses import LOSSES, correction, kl

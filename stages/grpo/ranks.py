@@ -5,7 +5,6 @@
 A rank that dies takes the others with it, and the stage goes on from its last checkpoint in a new attempt.
 """
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -17,6 +16,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from rewards.waits import Wait
+from rollout.nodes import talk_over_own_address
 from stages.base import ALONE, Rank
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,24 +26,26 @@ T = TypeVar("T")
 MEETING_POINT = "ranks"
 """File by which they find each other."""
 PATIENCE = timedelta(days=30)
-"""How long a rank waits for its next order: the first one may wait for rollouts."""
+"""How long a rank waits for the others: the first may wait for rollouts. The recipe's `stall_timeout_s` is before it,
+and names the one that was stopped."""
 
 
 class Ranks:
     """One rank's view of all of them. Alone, everything here is nothing."""
 
     def __init__(self, rank: Rank = ALONE, folder: Path = Path()) -> None:
-        """Join the others, who come at the same time to the same folder, new to all of them, on the same machine."""
+        """Join the others, who come at the same time to the same folder, new to all of them and seen by all."""
         self.index = rank.index
         self.num = rank.num
         self._is_told = False
         if self.num > 1:
-            for library in ("GLOO", "NCCL"):
-                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+            talk_over_own_address()
             meeting_point = f"file://{(folder / MEETING_POINT).resolve()}"
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, init_method=meeting_point, rank=self.index, world_size=self.num)
+            dist.init_process_group(
+                backend, init_method=meeting_point, rank=self.index, world_size=self.num, timeout=PATIENCE
+            )
             self._orders = dist.new_group(backend="gloo", timeout=PATIENCE)
             self._mesh = init_device_mesh(device.type, (self.num,))
 
@@ -67,7 +70,8 @@ class Ranks:
         if self.num == 1:
             return [value]
         values: list[Any] = [None] * self.num
-        dist.all_gather_object(values, value, group=self._orders)
+        with Wait("what all ranks have to say", PATIENCE.total_seconds()):  # the group itself gives up then
+            dist.all_gather_object(values, value, group=self._orders)
         return values
 
     def tell(self, order: Any) -> None:
@@ -77,7 +81,8 @@ class Ranks:
     def hear(self) -> Any:
         """Wait for what the first rank tells."""
         box = [None]
-        dist.broadcast_object_list(box, src=0, group=self._orders)
+        with Wait("what the first rank tells", PATIENCE.total_seconds()):
+            dist.broadcast_object_list(box, src=0, group=self._orders)
         return box[0]
 
     def asked(self, name: str, arguments: Any, act: Callable[[], T]) -> T:

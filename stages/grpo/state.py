@@ -30,14 +30,18 @@ class LearnerState:
 
     def save(self, folder: Path) -> None:
         """Write all of it; returns when every rank has written."""
-        dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+        try:
+            dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+        except CheckpointException as error:
+            raise _plain(f"the checkpoint in {folder} cannot be written", error) from error
         own = {
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler is not None else {},
             "rng": torch.get_rng_state(),
             "rng_of_gpu": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         }
-        torch.save(own, _own_file(folder, self.ranks.index))
+        with _own_file(folder, self.ranks.index).open("wb") as file:  # torch's own would not say why a write fails
+            torch.save(own, file)
         self.ranks.gathered(None)
 
     def load(self, folder: Path) -> None:
@@ -46,9 +50,8 @@ class LearnerState:
         reader = TrustedReader(folder / WEIGHTS)
         try:
             dcp.load(weights, storage_reader=reader, planner=TrustedPlanner(), no_dist=self.ranks.num == 1)
-        except CheckpointException as error:  # which is no Exception
-            causes = "; ".join(str(cause) for cause, _ in error.failures.values())
-            raise StageError(f"the checkpoint in {folder} cannot be loaded: {causes}") from error
+        except CheckpointException as error:
+            raise _plain(f"the checkpoint in {folder} cannot be loaded", error) from error
         set_state_dict(
             self.model, self.optimizer, model_state_dict=weights["model"], optim_state_dict=weights["optimizer"]
         )
@@ -65,6 +68,11 @@ class LearnerState:
         self.ranks.settle(self.model)
         model, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": model, "optimizer": optimizer}
+
+
+def _plain(what: str, error: CheckpointException) -> StageError:
+    """Return an error that whoever runs stages catches: that of torch's is no Exception by Python's rules."""
+    return StageError(f"{what}: {'; '.join(str(cause) for cause, _ in error.failures.values())}")
 
 
 def _own_file(folder: Path, index: int) -> Path:

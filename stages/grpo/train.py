@@ -11,7 +11,6 @@ of so many steps to come are being answered and scored meanwhile, and weights la
 
 import json
 import logging
-import time
 from pathlib import Path
 
 from rewards import combine
@@ -30,6 +29,7 @@ from stages.grpo.config import GRPOStage
 from stages.grpo.hints import hinting
 from stages.grpo.learner import Learner
 from stages.grpo.ranks import Ranks, follow
+from stages.metrics import Clock
 from stages.models import load_policy, save_policy
 
 logger = logging.getLogger(__name__)
@@ -142,17 +142,3 @@ def is_due(config: GRPOStage, step: int) -> bool:
     """Whether version ``step`` is to be saved: by the period, and at the end."""
     every = config.checkpoint.every_steps
     return step == config.num_steps or (every > 0 and step % every == 0)
-
-
-class Clock:
-    """Seconds spent on each part of a step, as metrics."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._since = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Note the time since the last lap under this name."""
-        now = time.monotonic()
-        self.laps[f"time/{name}_s"] = now - self._since
-        self._since = now

@@ -20,6 +20,7 @@ from stages.base import StageContext, StageError, StageResult
 from stages.data.prompts import load_prompts
 from stages.data.rows import Row, fingerprint
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
+from stages.metrics import Clock
 from stages.models import Policy, load_policy
 from stages.pairs.config import FlippedSystem, PairsStage
 from stages.pairs.pairings import Embed, Made, NoPair, Pair, pairs_of, value
@@ -85,8 +86,10 @@ def sample(config: PairsStage, context: StageContext, prompts: Sequence[Prompt],
         if chunk_file(context, at).is_file():
             continue
         chunk = prompts[at : at + config.prompts_per_chunk]
+        clock = Clock()
         groups = collector.collect(chunk, config.num_completions, derive_seed(context.seed, "pairs", at))
-        told = {**summarize(groups), **collector.take_metrics()}
+        clock.lap("generate_and_score")
+        told = {**summarize(groups), **collector.take_metrics(), **clock.laps}
         context.metrics.write(at + len(chunk), told, of=len(prompts))
         write_groups(chunk_file(context, at), groups)  # last: a chunk that is kept is not collected again
 

@@ -57,7 +57,6 @@ def reference_cache(policy: Policy, config: PreferenceStage, context: StageConte
     if not config.loss.has_reference:
         return NoReference()
     computed = config.model_dump(mode="json", include={"max_tokens", "micro_batch_size", "micro_batch_tokens"})
-    of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
     model = {"weights": policy.weights_sha256, "config": sha256(policy.folder / "config.json")}
     of_loss = {"ld_alpha": getattr(config.loss, "ld_alpha", None), "weighted": config.row_tokens is None}
     identity = {**model, "precision": context.facts.precision, **computed, **of_loss}

@@ -88,8 +88,11 @@ def _read(file: Path, num_rows: int) -> dict[str, Tensor] | None:
 def _write(file: Path, columns: Mapping[str, Tensor]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(dict(columns), temporary, metadata={"sha256": _digest(columns)})
-    temporary.replace(file)
+    try:
+        save_file(dict(columns), temporary, metadata={"sha256": _digest(columns)})
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(columns: Mapping[str, Tensor]) -> str:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,34 @@ def test_a_failure_while_writing_leaves_the_last_version(tmp_path: Path) -> None
 
 def test_nothing_saved_is_no_version(tmp_path: Path) -> None:
     assert checkpoints.latest(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model": {"bytes": 7, "sha', b"[]", b'{"model": {"bytes": 7}}', b"\xff{}"])
+def test_a_version_whose_marker_was_damaged_is_set_aside_too_and_if_none_is_left_that_is_said(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 5)
+    (checkpoints.step_folder(tmp_path, 5) / checkpoints.MARKER).write_bytes(content)
+    assert checkpoints.steps(tmp_path) == []
+    assert checkpoints.latest(tmp_path) is None
+    damaged, anew = caplog.records
+    assert {damaged.levelname, anew.levelname} == {"ERROR"}
+    assert "COMPLETE cannot be read" in damaged.message and "the stage begins anew" in anew.message
+    assert (tmp_path / "damaged_step_000005" / "model").is_file()
+
+
+def test_a_version_that_was_half_removed_is_none_that_was_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        save(tmp_path, step)
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        checkpoints.prune(tmp_path, keep=1)
+    assert checkpoints.steps(tmp_path) == [10]
+    assert checkpoints.latest(tmp_path) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000010"] and not caplog.records

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
 from stages.base import RunFacts
-from stages.grpo.batch import advantages_of, make_batch
+from stages.grpo.advantages import advantages_of
+from stages.grpo.batch import make_batch
 from stages.grpo.learner import Learner
 from stages.grpo.pairs import PairPlaces
 from stages.models import Policy
