@@ -1,0 +1,50 @@
+"""Tokens as text, for people to read: by the tokenizer of a stage's model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.state import RunFolder
+from stages.sampled import Decode
+
+UNFINISHED = "\ufffd"
+"""Stands for bytes that make no character."""
+
+
+def decoder(config: RunConfig, folder: RunFolder, stage: str) -> Decode:
+    """Return a function from tokens to their texts; to their numbers where no tokenizer is on this machine."""
+    file = _tokenizer_file(config, folder, stage)
+    if file is None:
+        return lambda tokens: [f"<{token}>" for token in tokens]
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda tokens: texts_of(tokenizer, tokens)
+
+
+def texts_of(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Return each token's text. A character of several tokens is the last one's, and the others' are empty."""
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream([], False)  # special tokens are shown
+    found = [stream.step(tokenizer, token) for token in tokens]
+    texts = [text or "" for text in found]
+    if found and found[-1] is None:
+        texts[-1] = UNFINISHED
+    return texts
+
+
+def _tokenizer_file(config: RunConfig, folder: RunFolder, stage: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    outputs = [folder.stage(source) / "output" for source in (stage, *config.stages[stage].inputs().values())]
+    files = [place / "tokenizer.json" for place in (*outputs, Path(config.model))]
+    here = next((file for file in files if file.is_file()), None)
+    if here is not None or Path(config.model).is_dir():
+        return here
+    try:
+        cached = try_to_load_from_cache(config.model, "tokenizer.json")
+    except ValueError:  # a folder that is not here, and no name on the hub
+        return None
+    return Path(cached) if isinstance(cached, str) else None

@@ -1,0 +1,101 @@
+"""`report.html`: one run to look at, and its rollouts to read."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.config import RunConfig
+from pipeline.report import figures
+from pipeline.report.curves import Panel, curves
+from pipeline.report.decoding import decoder
+from pipeline.report.page import Page, Row, render
+from pipeline.report.recipes import without_secrets
+from pipeline.report.run_data import RunData, read
+from pipeline.state import RunFolder, write_text
+from stages.sampled import Sample, sample
+
+REPORT = "report.html"
+MOST_TOKENS = 300_000
+"""Of rollouts on a page; the stages that have any share them."""
+
+
+def write(config: RunConfig, folder: RunFolder) -> Path:
+    """Write a run's report from what lies in its folder, finished or not; return the file.
+
+    Raises FileNotFoundError where the run has not begun.
+    """
+    run = read(config, folder)
+    samples = _samples(run)
+    read_files = sum(found.num_read for found in samples.values())
+    num_files = sum(found.num_files for found in samples.values())
+    page = Page(
+        title=config.name,
+        facts=f"{config.model}, seed {config.seed}, engine {config.engine.type}, {run.state.wall_s:.0f} s in stages",
+        runs=[run],
+        rows=list(_rows(run, samples)),
+        groups=[group for found in samples.values() for group in found.groups],
+        groups_hint=f"From {read_files} of the {num_files} files of rollouts, spread over each stage.",
+        recipe=without_secrets(folder.recipe.read_text()) if folder.recipe.is_file() else "",
+        notes=[*run.notes, *(note for found in samples.values() for note in found.notes)],
+    )
+    write_text(folder.root / REPORT, render(page))
+    return folder.root / REPORT
+
+
+def _samples(run: RunData) -> dict[str, Sample]:
+    stages = run.config.stages
+    writing = [name for name in stages if (run.folder.stage(name) / "rollouts").is_dir()]
+    return {
+        name: sample(
+            stages[name], run.folder.stage(name), decoder(run.config, run.folder, name), MOST_TOKENS // len(writing)
+        )
+        for name in writing
+    }
+
+
+def whole_run(runs: Sequence[RunData]) -> Iterator[Row]:
+    """Yield what the pages of one run and of several share: the climb, time, and the curves."""
+    for title, figure in figures.climb(runs):
+        hint = "Points are means with 95 % intervals; lines lead from a model to those that started from it."
+        yield Row(title=title, panels=[Panel(title="", figure=figure, told="")], is_wide=True, hint=hint)
+    time = figures.time_spent(runs)
+    if time is not None:
+        yield Row(
+            title="Time by activity",
+            panels=[Panel(title="", figure=time, told=_seconds(runs))],
+            is_wide=True,
+            hint="Of all attempts, work that a kill undid included. What goes on beside learning takes no time here.",
+        )
+    for title, panels in curves(runs):
+        yield Row(title=title, panels=panels)
+
+
+def _rows(run: RunData, samples: Mapping[str, Sample]) -> Iterator[Row]:
+    yield from whole_run([run])
+    counts, picture = figures.causes(run)
+    if counts:
+        title, told = "Answers without a score, by cause", _counts(counts)
+        panels = [Panel(title="", figure=picture, told=told)] if picture else []
+        yield Row(title=title, panels=panels, hint="" if picture else f"None: all {counts['ok']} counted have one.")
+    lengths = {source: found for each in samples.values() for source, found in each.lengths.items()}
+    ages = {name: found.ages for name, found in samples.items()}
+    for title, values, unit in (
+        ("Lengths of answers", lengths, "tokens"),
+        ("Age of answers when they were learned from", ages, "versions that the oldest token is behind"),
+    ):
+        figure = figures.distribution(values, unit)
+        if figure is not None:
+            yield Row(title=title, panels=[Panel(title="", figure=figure, told=_means(values))], is_wide=True)
+
+
+def _seconds(runs: Sequence[RunData]) -> str:
+    total = sum((Counter(spent) for run in runs for spent in run.spent_s.values()), Counter[str]())
+    return "; ".join(f"{activity} {seconds:.0f} s" for activity, seconds in total.most_common())
+
+
+def _counts(counts: Counter[str]) -> str:
+    return "; ".join(f"{count} {cause}" for cause, count in counts.most_common())
+
+
+def _means(values: Mapping[str, Sequence[int]]) -> str:
+    return "; ".join(f"{name}: mean {sum(found) / len(found):.3g}" for name, found in values.items() if found)
