@@ -1,4 +1,4 @@
-"""What a run came to: a table for people and `summary.json` for programs."""
+"""What a run came to: gains for people and `summary.json` for programs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -37,26 +37,6 @@ def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str
     }
 
 
-def table(config: RunConfig, folder: RunFolder, state: RunState) -> Table:
-    """Return stages with status, wall time and what exams found, each with its 95 % interval."""
-    results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
-    exams = exams_of(results)
-    quantities = sorted({quantity for row in exams.values() for quantity in row})
-    found = Table(title=f"{config.name}, seed {config.seed}", title_justify="left")
-    for heading in ("stage", "kind", "status"):
-        found.add_column(heading)
-    for heading in ("wall", *quantities):
-        found.add_column(heading, justify="right")
-    if "base" in exams:
-        found.add_row("base", "model", "", "", *(_cell(exams["base"].get(quantity)) for quantity in quantities))
-    for name, stage in config.stages.items():
-        row = exams.get(name, {})
-        status = state.stage(name)
-        wall = f"{status.wall_s:.0f} s" if status.wall_s else ""
-        found.add_row(name, stage.kind, status.status, wall, *(_cell(row.get(quantity)) for quantity in quantities))
-    return found
-
-
 def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table | None:
     """Return what each examined model gained over the one before, on the same problems; None without an exam."""
     results = [folder.result(name) for name in config.stages if state.stage(name).status == "done"]
@@ -65,7 +45,8 @@ def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table 
     ]
     if not rows:
         return None
-    found = Table(title="paired gains with 95 % bootstrap intervals", title_justify="left")
+    title = "paired gains with 95 % bootstrap intervals"
+    found = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     for heading in ("step", "exam"):
         found.add_column(heading)
     for heading in ("gain", "beyond noise"):
@@ -86,10 +67,6 @@ def _joined(tables: Iterable[Mapping[str, Mapping[str, Estimate]]]) -> dict[str,
         for name, row in table.items():
             joined.setdefault(name, {}).update(row)
     return joined
-
-
-def _cell(value: Estimate | None) -> str:
-    return f"{value.mean:.1%} [{value.low:.1%}, {value.high:.1%}]" if value else ""
 
 
 def _gain(value: Estimate) -> str:

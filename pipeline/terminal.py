@@ -16,6 +16,18 @@ from stages.preflight import RewardError
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, soft_wrap=True)
+UNBROKEN = 2000
+"""Columns for what no terminal shows: lines stay whole, to be searched."""
+
+
+def printable(text: str) -> str:
+    """Return a text of somebody else's with everything that would act on a terminal written out: an escape as \\x1b."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
+def has_view() -> bool:
+    """Say whether whoever looks on sees a terminal on which a view can be drawn over and over."""
+    return sys.stdout.isatty() and not console.is_dumb_terminal
 
 
 @contextmanager
@@ -32,8 +44,8 @@ def readable_errors() -> Iterator[None]:
         StageError,
         BlockingIOError,
     ) as error:
-        errors.print(str(error), style="red", highlight=False, markup=False)
+        errors.print(printable(str(error)), style="red", highlight=False, markup=False)
         raise typer.Exit(2) from error
     except OSError as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False)
+        errors.print(printable(f"{type(error).__name__}: {error}"), style="red", highlight=False, markup=False)
         raise typer.Exit(1) from error

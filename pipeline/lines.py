@@ -1,0 +1,47 @@
+"""A run as plain lines, where no terminal is looked at: easy to search, and nothing is drawn over."""
+
+import re
+import time
+from pathlib import Path
+
+from rich.markup import escape
+
+from pipeline.plan import Step
+from pipeline.progress import newest_lines
+from pipeline.terminal import console, printable
+
+SHOWN = re.compile(
+    r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
+)
+"""Metrics that are told: each reward's own mean among them, so that a dead one is seen."""
+
+
+class Lines:
+    """An observer that prints when a stage begins, and its newest metrics every quarter of a minute."""
+
+    EVERY_S = 15.0
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def begins(self, step: Step) -> None:
+        """Print what happens with a stage, and why."""
+        console.print(
+            f"[bold]{step.name}[/bold]: {step.action}, {escape(printable(step.why))}", highlight=False, soft_wrap=True
+        )
+        self._next = time.monotonic() + self.EVERY_S
+
+    def works(self, step: Step, attempt: Path) -> None:
+        """Print the stage's newest line of metrics, now and then."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self.EVERY_S
+        for newest in newest_lines(attempt / "metrics.jsonl")[-1:]:
+            shown = [f"{name} {value:.4g}" for name, value in newest.items() if SHOWN.fullmatch(name)]
+            of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
+            console.print(
+                printable(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}"),
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )

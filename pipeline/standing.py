@@ -1,0 +1,131 @@
+"""Where a run stands, as its folder tells it: read by the driver's own view and by `strop status` alike.
+
+Nothing here asks a running process, and a file that is not there yet or is being written leaves a gap, no error.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.progress import Progress, newest_lines, progress
+from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status
+from pipeline.summary import exams_of
+from stages.base import Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStanding:
+    """Where one stage stands."""
+
+    name: str
+    kind: str
+    status: Status
+    attempts: int
+    attempt: Path
+    """The newest attempt's folder; there is none before the first."""
+    wall_s: float
+    """Seconds spent in it, over all attempts, the one that runs among them."""
+    cause: str
+    """Why it failed."""
+    silent_s: float | None
+    """Seconds since its newest attempt last wrote something; None for never."""
+    waits: Sequence[str]
+    """What its processes wait for, each with the time since it began and its limit."""
+    progress: Progress | None
+    """None before the first step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a run stands."""
+
+    name: str
+    seed: int
+    root: Path
+    is_driven: bool
+    """Whether some process drives it."""
+    stages: Sequence[StageStanding]
+    exams: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """What exams found, by examined stage and quantity."""
+
+
+def standing_of(folder: RunFolder) -> Standing:
+    """Read where a run stands. Raises RunFolderError where recipe or `run.json` cannot be read.
+
+    Both are read for what is shown alone, so that a run of another version of this program can be looked at.
+    """
+    recipe, state = _recipe(folder), _state(folder)
+    results = {}
+    for name in recipe["kinds"]:
+        if state.stage(name).status == "done":
+            with suppress(RunFolderError):  # one result that is damaged hides no other
+                results[name] = folder.result(name)
+    is_driven = folder.is_driven()
+    return Standing(
+        name=recipe["name"],
+        seed=recipe["seed"],
+        root=folder.root,
+        is_driven=is_driven,
+        stages=[
+            _stage(folder, name, kind, state.stage(name), is_driven=is_driven) for name, kind in recipe["kinds"].items()
+        ],
+        exams=exams_of(results),
+    )
+
+
+def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_driven: bool) -> StageStanding:
+    now, attempt, last = time.time(), folder.stage(name) / "latest", folder.last_sign_of_life(name)
+    is_running = state.status == "running"
+    until = now if is_driven else last
+    return StageStanding(
+        name=name,
+        kind=kind,
+        status=state.status,
+        attempts=state.attempts,
+        attempt=attempt,
+        wall_s=state.wall_s + (max(0.0, until - state.begun) if is_running else 0.0),
+        cause=state.cause,
+        silent_s=max(0.0, now - last) if last else None,
+        waits=_waits(attempt, now) if is_running and is_driven else (),
+        progress=progress(newest_lines(attempt / "metrics.jsonl"), now),
+    )
+
+
+def _waits(attempt: Path, now: float) -> list[str]:
+    """Return what the processes of an attempt wait for."""
+    found = []
+    for file in sorted(attempt.glob("waits*.json")):
+        with suppress(OSError, ValueError, TypeError, KeyError):  # it is being written anew
+            for each in json.loads(file.read_text()):
+                found.append(f"{each['what']}, for {now - each['since']:.0f} s (at most {each['limit_s']:.0f} s)")
+    return found
+
+
+def _recipe(folder: RunFolder) -> Mapping[str, Any]:
+    """Return name, seed, and the stages' kinds by name."""
+    try:
+        tree = json.loads(folder.resolved.read_text())
+        kinds = {name: str(stage["kind"]) for name, stage in tree["stages"].items()}
+        return {"name": str(tree["name"]), "seed": int(tree["seed"]), "kinds": kinds}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{folder.resolved} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _state(folder: RunFolder) -> RunState:
+    """Read `run.json`, passing over what this version does not know; a run that has not begun is all waiting."""
+    path = folder.root / "run.json"
+    if not path.is_file():
+        return RunState(name=folder.root.name)
+    known = {each.name for each in fields(StageState)}
+    try:
+        stages = {
+            name: StageState(**{key: value for key, value in stage.items() if key in known})
+            for name, stage in json.loads(path.read_text())["stages"].items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return RunState(name=folder.root.name, stages=stages)
