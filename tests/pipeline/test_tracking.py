@@ -1,9 +1,9 @@
 """Trackers get what stages write, once; one that fails, hangs or is missing holds up nobody."""
 
 import json
-import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,48 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.plan import Step
-from pipeline.tracking import Tracking, missing, start
+from pipeline.state import RunFolder
+from pipeline.trackers import TrackedLine
+from pipeline.tracking import RECORD, Record, Tracking, TrackingError, missing, start
 
-CONFIG = {"name": "r", "model": "m", "stages": {"sft": {"kind": "sft", "data": "d.jsonl", "num_steps": 1}}}
+SFT = {"kind": "sft", "data": "d.jsonl", "num_steps": 1}
+CONFIG = {"name": "r", "model": "m", "stages": {"a": SFT, "b": SFT}}
 
 
 class Kept:
     """A tracker that keeps what it gets."""
 
+    id = "kept-1"
+
     def __init__(self) -> None:
-        self.got: list[tuple[int | None, dict[str, float]]] = []
-        self.is_finished = False
+        self.got: list[tuple[int, dict[str, float]]] = []
+        self.numbers: list[int] = []
+        self.failed: bool | None = None
 
-    def log(self, values: dict[str, float], step: int | None) -> None:
-        self.got.append((step, values))
+    def log(self, line: TrackedLine) -> None:
+        self.got.append((line.step, dict(line.values)))
+        self.numbers.append(line.number)
 
-    def finish(self) -> None:
-        self.is_finished = True
+    def finish(self, *, failed: bool) -> None:
+        self.failed = failed
 
 
 class Failing(Kept):
-    def log(self, values: dict[str, float], step: int | None) -> None:
+    def log(self, line: TrackedLine) -> None:
         raise ConnectionError("no route to the tracker")
 
 
 class Hanging(Kept):
-    def log(self, values: dict[str, float], step: int | None) -> None:
+    def log(self, line: TrackedLine) -> None:
         threading.Event().wait(600)
 
 
-def stage(name: str) -> Step:
-    return Step(name=name, action="run", why="never ran", identity={})
+def opening(tracker: Kept) -> Callable[[], Kept]:
+    return lambda: tracker
+
+
+def stage(name: str, action: Any = "run") -> Step:
+    return Step(name=name, action=action, why="never ran", identity={})
 
 
 def write(file: Path, *rows: dict[str, float], end: str = "\n") -> None:
@@ -52,37 +63,37 @@ def write(file: Path, *rows: dict[str, float], end: str = "\n") -> None:
 
 def test_each_line_is_handed_on_once_under_its_stage_also_the_last_of_each_attempt(tmp_path: Path) -> None:
     kept = Kept()
-    tracking = Tracking({"kept": kept})
     first, second = tmp_path / "a" / "attempt_001", tmp_path / "b" / "attempt_001"
-    tracking.begins(stage("a"))
-    tracking.works(stage("a"), first)
-    write(first / "metrics.jsonl", {"step": 1, "num_steps": 2, "time": 5.0, "train/loss": 3.0})
-    tracking.works(stage("a"), first)
-    write(first / "metrics.jsonl", {"step": 2, "train/loss": 2.0}, end="")
-    tracking.works(stage("a"), first)
-    assert [step for step, _ in _settled(kept, 1)] == [1], "the second line is half written"
-    with (first / "metrics.jsonl").open("a") as file:
-        file.write("\n")
-    tracking.begins(stage("b"))
-    tracking.works(stage("b"), second)
-    write(second / "metrics.jsonl", {"step": 1, "reward/mean": 0.5})
-    tracking.close()
+    with Tracking({"kept": opening(kept)}, tmp_path / "tracking") as tracking:
+        tracking.begins(stage("a"))
+        tracking.works(stage("a"), first)
+        write(first / "metrics.jsonl", {"step": 1, "num_steps": 2, "time": 5.0, "train/loss": 3.0})
+        tracking.works(stage("a"), first)
+        write(first / "metrics.jsonl", {"step": 2, "train/loss": 2.0}, end="")
+        tracking.works(stage("a"), first)
+        assert [step for step, _ in _settled(kept, 1)] == [1], "the second line is half written"
+        with (first / "metrics.jsonl").open("a") as file:
+            file.write("\n")
+        tracking.begins(stage("b"))
+        tracking.works(stage("b"), second)
+        write(second / "metrics.jsonl", {"step": 1, "reward/mean": 0.5})
     assert kept.got == [(1, {"a/train/loss": 3.0}), (2, {"a/train/loss": 2.0}), (1, {"b/reward/mean": 0.5})]
-    assert kept.is_finished
+    assert kept.numbers == [0, 1, 2] and kept.failed is False
+    record = json.loads((tmp_path / "tracking" / RECORD).read_text())
+    assert record == {"ids": {"kept": "kept-1"}, "reached": {"a": 2, "b": 1}, "num_lines": 3}
 
 
 def test_a_line_that_a_full_disk_cut_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     kept = Kept()
-    tracking = Tracking({"kept": kept})
     write(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
     (tmp_path / "metrics.jsonl").open("a").write('{"step": 2, "trai{"step": 3, "train/loss": 1.0}\n')
     write(tmp_path / "metrics.jsonl", {"step": 4, "train/loss": 0.5})
-    tracking.works(stage("a"), tmp_path)
-    tracking.close()
-    assert [step for step, _ in kept.got] == [1, 4] and "is no JSON, and is not tracked" in caplog.text
+    with Tracking({"kept": opening(kept)}, tmp_path) as tracking:
+        tracking.works(stage("a"), tmp_path)
+    assert [step for step, _ in kept.got] == [1, 4] and "is no line of metrics, and is not tracked" in caplog.text
 
 
-def _settled(kept: Kept, num: int) -> list[tuple[int | None, dict[str, float]]]:
+def _settled(kept: Kept, num: int) -> list[tuple[int, dict[str, float]]]:
     deadline = time.monotonic() + 10
     while len(kept.got) < num and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -92,47 +103,95 @@ def _settled(kept: Kept, num: int) -> list[tuple[int | None, dict[str, float]]]:
 def test_one_that_fails_or_hangs_holds_up_neither_the_run_nor_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = Kept()
-    tracking = Tracking({"failing": Failing(), "hanging": Hanging(), "kept": kept}, close_timeout_s=0.2)
+    trackers = {"failing": Failing(), "hanging": Hanging(), "kept": (kept := Kept())}
+    openings = {name: opening(tracker) for name, tracker in trackers.items()}
     write(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 3.0}, {"step": 2, "train/loss": 2.0})
     began = time.monotonic()
-    tracking.works(stage("a"), tmp_path)
-    tracking.close()
+    with Tracking(openings, tmp_path, close_timeout_s=0.2) as tracking:
+        tracking.works(stage("a"), tmp_path)
     assert time.monotonic() - began < 5 and [step for step, _ in kept.got] == [1, 2]
     assert "failing takes no more metrics" in caplog.text and "no route to the tracker" in caplog.text
     assert "hanging did not take the last metrics within 0 s" in caplog.text
+
+
+def test_a_disk_that_fails_costs_metrics_and_no_stage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tracking").write_text("a file where the folder should be")
+    write(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+    with Tracking({"kept": opening(kept := Kept())}, tmp_path / "tracking") as tracking:
+        tracking.works(stage("a"), tmp_path)
+    assert len(kept.got) == 1 and "were not all handed on" in caplog.text
+
+
+def test_one_that_does_not_open_is_told_before_anything_starts_and_the_others_are_closed(tmp_path: Path) -> None:
+    def refused() -> Kept:
+        raise SystemExit("log in first")
+
+    kept = Kept()
+    with pytest.raises(TrackingError, match="tracking by wandb could not be started: log in first; leave it out"):
+        Tracking({"kept": opening(kept), "wandb": refused}, tmp_path)
+    assert kept.failed is True
+    with pytest.raises(
+        TrackingError, match=r"log in first; leave it out .*, or delete .*handed_on.json to begin a new"
+    ):
+        Tracking({"wandb": refused}, tmp_path, Record(ids={"wandb": "r-1"}))
+
+
+def test_a_run_that_failed_is_told_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a stage"), Tracking({"kept": opening(kept := Kept())}, tmp_path):
+        raise ValueError("a stage")
+    assert kept.failed is True
+
+
+@pytest.fixture
+def trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Kept]]:
+    """Return what is opened as tensorboard from here on: with which opening, and what it got."""
+    opened: list[tuple[Any, Kept]] = []
+
+    def open_(opening: Any) -> Kept:
+        opened.append((opening, Kept()))
+        opened[-1][1].id = opening.id
+        return opened[-1][1]
+
+    monkeypatch.setattr("pipeline.tracking.TRACKERS", {"tensorboard": open_})
+    return opened
+
+
+def test_a_run_goes_on_in_the_same_tracker_s_run_and_no_step_comes_twice(
+    tmp_path: Path, trackers: list[tuple[Any, Kept]]
+) -> None:
+    config, folder = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"}), RunFolder(tmp_path)
+    first, second = tmp_path / "a" / "attempt_001", tmp_path / "a" / "attempt_002"
+    with start(config, folder, [stage("a"), stage("b")]) as tracking:
+        write(first / "metrics.jsonl", {"step": 0, "early_stop/accuracy": 0.1}, {"step": 1, "train/loss": 3.0})
+        write(first / "metrics.jsonl", {"step": 2, "train/loss": 2.0}, {"step": 2, "early_stop/accuracy": 0.2})
+        tracking.works(stage("a"), first)
+    write(first / "metrics.jsonl", {"step": 3, "train/loss": 1.0})  # its driver was killed before it could read it
+    with start(config, folder, [stage("a", "continue"), stage("b")]) as tracking:
+        write(second / "metrics.jsonl", *({"step": step, "train/loss": 4.0 - step} for step in (2, 3, 4)))
+        tracking.works(stage("a", "continue"), second)
+    (before, one), (after, other) = trackers
+    assert (before.is_new, after.is_new) == (True, False) and before.id == after.id
+    assert [step for step, _ in one.got] == [0, 1, 2, 2]
+    assert other.got == [(3, {"a/train/loss": 1.0}), (4, {"a/train/loss": 0.0})]
+    assert one.numbers + other.numbers == list(range(6))
+
+
+def test_a_run_of_which_a_stage_begins_anew_begins_a_new_one_with_what_the_others_have_written(
+    tmp_path: Path, trackers: list[tuple[Any, Kept]]
+) -> None:
+    config, folder = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"}), RunFolder(tmp_path)
+    with start(config, folder, [stage("a"), stage("b")]) as tracking:
+        for name in ("a", "b"):
+            write(tmp_path / name / "attempt_001" / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+            tracking.works(stage(name), tmp_path / name / "attempt_001")
+    with start(config, folder, [stage("a", "skip"), stage("b", "run")]):
+        pass
+    (before, _), (after, other) = trackers
+    assert after.is_new and before.id != after.id
+    assert other.got == [(1, {"a/train/loss": 3.0})] and other.numbers == [0]
 
 
 def test_one_that_is_not_installed_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = RunConfig.model_validate({**CONFIG, "tracking": "wandb"})
     assert list(missing(config)) == ["tracking: wandb is not installed; pip install wandb, or leave it out"]
-
-
-def test_tensorboard_gets_scalars_and_the_recipe(tmp_path: Path) -> None:
-    config = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"})
-    assert not list(missing(config))
-    tracking = start(config, tmp_path / "r")
-    write(tmp_path / "metrics.jsonl", {"step": 7, "train/loss": 3.0})
-    tracking.works(stage("sft"), tmp_path)
-    tracking.close()
-    scalars = [
-        (event.step, value.tag, value.simple_value)
-        for file in (tmp_path / "r" / "tracking").rglob("events.out.tfevents.*")
-        for event in events_in(file)
-        for value in event.summary.value
-    ]
-    assert (7, "sft/train/loss", 3.0) in scalars
-    assert "stages.sft.num_steps" in "".join(p.read_text() for p in (tmp_path / "r" / "tracking").rglob("*.yml"))
-
-
-def events_in(file: Path) -> list[Any]:
-    """Read a file of events: each with its length, and checksums that are passed over."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    content, events, at = file.read_bytes(), [], 0
-    while at < len(content):
-        (length,) = struct.unpack("<Q", content[at : at + 8])
-        events.append(Event.FromString(content[at + 12 : at + 12 + length]))
-        at += 12 + length + 4
-    return events
