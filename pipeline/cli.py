@@ -1,14 +1,10 @@
-"""The command line: `strop check | run | resume | status | rewards`. Imports nothing heavy.
+"""The command line: `strop check | run | resume | status | report | compare | export | rewards`. Imports nothing heavy.
 
 Exit code 2: the user's to mend, and nothing was started. Exit code 1: a stage failed.
 """
 
-import json
-import re
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +12,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import rewards_cli, summary
+from pipeline import live, rewards_cli, summary, tracking
 from pipeline.check import Findings, check
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.graph import needed
+from pipeline.lines import Lines
 from pipeline.plan import Step
-from pipeline.state import RunFolder, RunState, write_json, write_text
-from pipeline.terminal import console, errors, readable_errors
+from pipeline.report.closing import leave_report
+from pipeline.standing import standing_of
+from pipeline.state import RunFolder, write_json, write_text
+from pipeline.terminal import UNBROKEN, console, errors, has_view, printable, readable_errors
+from pipeline.view import stage_table, view
 
 if TYPE_CHECKING:
+    from pipeline.ray_process import RayProcess
     from pipeline.run import Observer
 
 app = typer.Typer(
@@ -97,17 +98,50 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
 
 
 @app.command("status")
-def status_command(run: RunPath) -> None:
-    """Say what is done, what runs, and why what failed did."""
+def status_command(
+    run: RunPath,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it anew each second, as long as it is driven.")] = False,
+) -> None:
+    """Say what is done, what runs and how well, and why what failed did: what is seen while a run goes on."""
     with readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
-        config, state = load_config(folder.resolved), folder.load()
-        if state is None:
+        if not folder.has_begun():
             raise ConfigError(f"the run in {run} has not begun")
-        console.print(summary.table(config, folder, state))
-        for name in config.stages:
-            _say_where_it_stands(name, state, folder)
+        if not watch:
+            console.print(view(standing_of(folder)), width=None if console.is_terminal else UNBROKEN)
+        elif has_view():
+            live.watch(folder)
+        else:
+            raise ConfigError(f"--watch draws on a terminal, which this is not; without: strop status {run}")
+
+
+@app.command("report")
+def report_command(run: RunPath) -> None:
+    """Write a run's report.html, finished or not: exams, curves, time, and rollouts to read. One file, no network."""
+    from pipeline.report.run_page import write
+
+    with readable_errors():
+        folder = RunFolder(run)
+        _require_run(folder)
+        written = write(load_config(folder.resolved), folder)
+    console.print(f"{written}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.", show_default=False)],
+    to: Annotated[Path, typer.Option("--to", help="The file to write.")] = Path("compare.html"),
+) -> None:
+    """Write a page of several runs side by side: exams, curves, time, and what differs between their recipes."""
+    from pipeline.report.compare_page import write
+
+    with readable_errors():
+        folders = [RunFolder(run) for run in runs]
+        for folder in folders:
+            _require_run(folder)
+        written = write(folders, to)
+    console.print(f"{written}", highlight=False, soft_wrap=True)
 
 
 @app.command("export")
@@ -133,42 +167,44 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
 
     if only is not None:
         needed(config.stages, only)
-    _require_none(check(config, folder))
+    findings = check(config, folder)
+    _require_none(findings)
     with folder.locked():
         if recipe is not None:
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            with _observed(config, folder) as observer:
-                state = run(config, folder, lambda: _launcher(config), observer, only=only)
+            with _observed(config, folder, findings.steps) as observer, _ray(config, folder) as ray:
+                state = run(config, folder, ray.start, observer, only=only)
+        except KeyboardInterrupt:
+            errors.print(f"stopped; to go on: strop resume {folder.root}", highlight=False, markup=False)
+            raise
         except StageFailed as error:
-            errors.print(str(error), style="red", highlight=False, markup=False)
+            errors.print(printable(str(error)), style="red", highlight=False, markup=False)
+            leave_report(config, folder)
             raise typer.Exit(1) from error
-    console.print(summary.table(config, folder, state))
+    console.print(stage_table(standing_of(folder)))
     gains = summary.gains_table(config, folder, state)
     if gains is not None:
+        console.print()
         console.print(gains)
     for name in [name for name in config.stages if (folder.stage(name) / "output" / "config.json").is_file()][-1:]:
         console.print(f"the model of {name}, a Hugging Face folder: {folder.stage(name) / 'output'}", highlight=False)
     console.print(f"the same for programs: {folder.summary}", highlight=False)
+    leave_report(config, folder)
 
 
 @contextmanager
-def _observed(config: RunConfig, folder: RunFolder) -> Iterator["Observer"]:
+def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step]) -> Iterator["Observer"]:
     """Yield who hears of progress: the terminal, and the trackers that the recipe names."""
-    if not config.tracking:
-        yield _Lines()
-        return
-    from pipeline import tracking
+    from pipeline.run import Observers
 
     try:
-        tracked = tracking.start(config, folder.root)
-    except RuntimeError as error:
+        trackers = tracking.start(config, folder, steps) if config.tracking else None
+    except tracking.TrackingError as error:
         raise ConfigError(str(error)) from error
-    try:
-        yield _Both(_Lines(), tracked)
-    finally:
-        tracked.close()
+    with trackers or nullcontext(), live.live(folder) if has_view() else nullcontext(Lines()) as seen:
+        yield Observers([seen, trackers] if trackers else [seen])
 
 
 def _require_run(folder: RunFolder) -> None:
@@ -179,16 +215,18 @@ def _require_run(folder: RunFolder) -> None:
         raise ConfigError(f"{folder.root} holds no run that is whole ({folder.resolved.name} is missing); {way_out}")
 
 
-def _launcher(config: RunConfig):  # type: ignore[no-untyped-def]
-    """Start Ray; only now is anything heavy imported."""
+def _ray(config: RunConfig, folder: RunFolder) -> "RayProcess":
+    """Return where stages run; Ray starts with the first."""
     import os
 
-    from pipeline.launch import RayLauncher
+    from pipeline.ray_process import RayProcess
 
-    return RayLauncher(
+    return RayProcess(
         os.environ.get("RAY_ADDRESS") or config.ray_address,
+        folder.root / "ray.log",
         num_processes=len(config.engine.worker_gpus()) + max(s.learner_processes() for s in config.stages.values()),
         stall_timeout_s=config.stall_timeout_s,
+        reserve_timeout_s=config.reserve_timeout_s,
     )
 
 
@@ -196,7 +234,9 @@ def _show_readiness(config: RunConfig, folder: RunFolder, num_prompts: int) -> N
     """Sample from the models that GRPO stages would start from, and say what could be learned."""
     from pipeline import readiness
 
-    for name, result in readiness.sampled(config, folder, _launcher(config), num_prompts).items():
+    with _ray(config, folder) as ray:
+        results = readiness.sampled(config, folder, ray, num_prompts)
+    for name, result in results.items():
         console.print(readiness.table(name, result))
 
 
@@ -220,101 +260,6 @@ def _show(config: RunConfig, findings: Findings) -> None:
         reads = ", ".join([*sources, *(data.path for part in stage.whole() for data in part.datasets().values())])
         table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
-
-
-class _Both:
-    """Two observers as one."""
-
-    def __init__(self, *observers: "Observer") -> None:
-        self._observers = observers
-
-    def begins(self, step: Step) -> None:
-        """Tell each."""
-        for observer in self._observers:
-            observer.begins(step)
-
-    def works(self, step: Step, attempt: Path) -> None:
-        """Tell each."""
-        for observer in self._observers:
-            observer.works(step, attempt)
-
-
-class _Lines:
-    """Progress as plain lines: when a stage begins, and its newest metrics every quarter of a minute."""
-
-    EVERY_S = 15.0
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def begins(self, step: Step) -> None:
-        """Print what happens with a stage, and why."""
-        console.print(f"[bold]{step.name}[/bold]: {step.action}, {escape(step.why)}", highlight=False, soft_wrap=True)
-        self._next = time.monotonic() + self.EVERY_S
-
-    def works(self, step: Step, attempt: Path) -> None:
-        """Print the stage's newest line of metrics, now and then."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self.EVERY_S
-        newest = _last_metrics(attempt / "metrics.jsonl")
-        if newest:
-            shown = [f"{name} {value:.4g}" for name, value in newest.items() if _SHOWN.fullmatch(name)]
-            of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
-            console.print(
-                f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-
-
-_SHOWN = re.compile(
-    r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
-)
-"""Metrics that the progress lines tell: each reward's own mean among them, so that a dead one is seen."""
-_CAUSE = re.compile(r"reward/cause/(\w+)/count")
-
-
-def _last_metrics(path: Path) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    lines = path.read_bytes()[-8192:].splitlines()
-    for line in reversed(lines):
-        try:
-            found: dict[str, float] = json.loads(line)
-            return found
-        except json.JSONDecodeError:  # the last line may be half written
-            continue
-    return {}
-
-
-def _causes(path: Path) -> Counter[str]:
-    """Return how many answers of an attempt's steps were scored with each cause."""
-    causes = Counter[str]()
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with suppress(json.JSONDecodeError):  # the last line may be half written
-            for metric, value in json.loads(line).items():
-                if found := _CAUSE.search(metric):
-                    causes[found[1]] += value
-    return causes
-
-
-def _say_where_it_stands(name: str, state: RunState, folder: RunFolder) -> None:
-    stage = state.stage(name)
-    attempt = folder.stage(name) / "latest"
-    if stage.status == "failed":
-        errors.print(f"{name} failed: {stage.cause}\n  {attempt / 'stage.log'}", highlight=False, markup=False)
-    elif stage.status == "running":
-        newest = _last_metrics(attempt / "metrics.jsonl")
-        at = f"step {newest['step']:.0f}" if newest else "no step yet"
-        age = time.time() - (attempt / "stage.log").stat().st_mtime if (attempt / "stage.log").exists() else 0.0
-        driver = "" if folder.is_driven() else f"; its driver is gone, go on with: strop resume {folder.root}"
-        console.print(f"{name}: {at}; last sign of life {age:.0f} s ago{driver}", highlight=False, soft_wrap=True)
-    causes = _causes(attempt / "metrics.jsonl")
-    if set(causes) - {"ok"}:
-        counted = ", ".join(f"{count:.0f} {cause}" for cause, count in causes.items())
-        console.print(f"{name}: its rewards' scores by cause: {counted}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

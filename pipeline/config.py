@@ -29,15 +29,20 @@ class RunConfig(RunFacts):
     stages: dict[str, AnyStage] = Field(min_length=1)
     """In the order in which they are to run, as far as the graph leaves a choice."""
     ray_address: str | None = None
-    """A cluster to join, such as `auto` or `ray://host:10001`; none: Ray starts here. `RAY_ADDRESS` overrides it."""
+    """A cluster to join, such as `auto` or `10.0.0.1:6379`; none: Ray starts here. `RAY_ADDRESS` overrides it. What a
+    cluster must have is in `docs/cluster.md`."""
     tracking: list[TrackerName] = Field(default_factory=list)
     """Who gets the metrics, beside `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, `trackio`; a word or several.
-    Logins come from the trackers' own environment variables."""
+    Logins, servers and projects come from the trackers' own environment variables (`WANDB_PROJECT`,
+    `MLFLOW_TRACKING_URI`, ...); without, all goes to the project `strop`, below `runs/<name>/tracking`."""
     max_restarts: int = Field(default=2, ge=0)
     """How often a stage of which a process died, or that gave no sign of life, goes on from its last checkpoint by
     itself."""
     stall_timeout_s: float = Field(default=1800.0, gt=0)
     """How long a stage may give no sign of life before it is stopped."""
+    reserve_timeout_s: float = Field(default=300.0, gt=0)
+    """How long a stage may wait for its processors and GPUs: on a cluster others may hold them, or nodes may yet
+    join."""
 
     @field_validator("tracking", mode="before")
     @classmethod

@@ -109,6 +109,8 @@ def _step(name: str, identity: Identity, state: RunState | None, is_whole: bool,
 
 def _changes(before: Any, after: Any, where: str = "") -> Iterator[str]:
     """Name what differs between two identities: with both values where a person wrote them, hashes by name alone."""
+    if isinstance(before, list) and isinstance(after, list):
+        before, after = ({f"[{place}]": value for place, value in enumerate(each)} for each in (before, after))
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in sorted({*before, *after}):
             if before.get(key) != after.get(key):

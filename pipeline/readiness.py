@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.launch import Job
+from pipeline.job import Job
 from pipeline.run import Launcher
 from pipeline.state import RunFolder
 from stages.base import StageResult

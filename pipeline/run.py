@@ -3,14 +3,14 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RunConfig
 from pipeline.graph import needed
-from pipeline.launch import Job, Outcome
+from pipeline.job import Job, Outcome
 from pipeline.plan import Step, plan_of
 from pipeline.state import RunFolder, RunState, StageState, write_json
 from pipeline.summary import summarize
@@ -42,6 +42,23 @@ class Observer(Protocol):
         ...
 
 
+class Observers:
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def begins(self, step: Step) -> None:
+        """Tell each."""
+        for observer in self._observers:
+            observer.begins(step)
+
+    def works(self, step: Step, attempt: Path) -> None:
+        """Tell each."""
+        for observer in self._observers:
+            observer.works(step, attempt)
+
+
 def run(
     config: RunConfig,
     folder: RunFolder,
@@ -64,8 +81,11 @@ def run(
             continue
         launcher = launcher or _launched(launch)
         state = _run_stage(config, folder, state, step, launcher, observer)
-    folder.save(state)
-    write_json(folder.summary, summarize(config, folder, state))
+    try:
+        folder.save(state)
+        write_json(folder.summary, summarize(config, folder, state))
+    except OSError as error:
+        raise _failure(folder, steps[-1].name, f"done, but not summed up ({error})") from error
     return state
 
 
@@ -85,7 +105,7 @@ def _run_stage(
         if outcome.result is not None:
             return state
         if not outcome.is_lost or not restarts_left:
-            raise _failure(folder, step, job, outcome.cause)
+            raise _failure(folder, step.name, outcome.cause, job)
         logger.warning("stage %s goes on from its last checkpoint, for %s", step.name, outcome.cause)
         step = replace(step, action="continue", why=outcome.cause)
         observer.begins(step)
@@ -107,11 +127,14 @@ def _attempt(
         cause="",
     )
     state = state.with_stage(step.name, running)
-    if step.action == "run":
-        folder.set_aside(step.name)  # before run.json has the new fingerprint, under which old checkpoints would go on
-    folder.save(state)
-    folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
-    job = _job(config, folder, step, number)
+    try:
+        if step.action == "run":
+            folder.set_aside(step.name)  # first: old checkpoints must not go on under the new fingerprint
+        folder.save(state)
+        folder.event("stage begins", stage=step.name, attempt=number, why=step.why)
+        job = _job(config, folder, step, number)
+    except OSError as error:  # a full disk, say
+        raise _failure(folder, step.name, f"it could not begin ({error})") from error
     started = time.monotonic()
     try:
         outcome = launcher.run(job, lambda: observer.works(step, job.attempt))
@@ -127,8 +150,9 @@ def _attempt(
             folder.save_result(step.name, outcome.result)
         folder.save(state)
         folder.event("stage ends", stage=step.name, attempt=number, status=ended.status, cause=outcome.cause)
-    except OSError as error:  # a full disk, say, which is then also why the stage failed
-        raise _failure(folder, step, job, f"{outcome.cause or 'done, but not written down'} ({error})") from error
+    except OSError as error:  # which is then also why the stage failed
+        cause = f"{outcome.cause or 'done, but not written down'} ({error})"
+        raise _failure(folder, step.name, cause, job) from error
     return state, outcome, job
 
 
@@ -140,10 +164,11 @@ def _as_left(folder: RunFolder, state: RunState, name: str) -> StageState:
     return replace(left, wall_s=left.wall_s + max(0.0, folder.last_sign_of_life(name) - left.begun))
 
 
-def _failure(folder: RunFolder, step: Step, job: Job, cause: str) -> StageFailed:
+def _failure(folder: RunFolder, name: str, cause: str, job: Job | None = None) -> StageFailed:
+    printed = f"  what it printed:  {job.attempt / 'stage.log'}\n" if job is not None else ""
     return StageFailed(
-        f"stage {step.name!r} failed: {cause}\n"
-        f"  what it printed:  {job.attempt / 'stage.log'}\n"
+        f"stage {name!r} failed: {cause}\n"
+        f"{printed}"
         f"  to go on:         strop resume {folder.root}\n"
         "  ... once mended:  strop run RECIPE --resume   (resume alone goes by the recipe as it was)"
     )

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +15,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from rewards.waits import Wait, WaitError
 from stages.base import Estimate, StageResult
 
 Status = Literal["waiting", "running", "done", "failed"]
 
 Identity = Mapping[str, Any]
 """What a stage's result follows from, as JSON."""
+
+
+LOOK_S = 1.0
+"""How long whoever looks at a run may hold its lock."""
 
 
 class RunFolderError(ValueError):
@@ -92,6 +98,10 @@ class RunFolder:
         """Return a stage's folder."""
         return self.root / name
 
+    def has_begun(self) -> bool:
+        """Say whether any stage was ever started."""
+        return (self.root / "run.json").is_file()
+
     def load(self) -> RunState | None:
         """Read `run.json`; None where no run has been."""
         path = self.root / "run.json"
@@ -139,7 +149,10 @@ class RunFolder:
 
     def is_driven(self) -> bool:
         """Say whether some process holds the run."""
-        with (self.root / ".lock").open("a") as file:
+        lock = self.root / ".lock"
+        if not lock.is_file():
+            return False
+        with lock.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -163,7 +176,9 @@ class RunFolder:
         write_json(self.stage(name) / "result.json", asdict(result))
 
     def new_attempt(self, name: str, number: int) -> Path:
-        """Make the folder of an attempt and point `latest` at it."""
+        """Make the folder of an attempt and point `latest` at it; what a kill cut short in those before is removed."""
+        for cut_short in self.stage(name).glob("attempt_*/.*.writing"):
+            cut_short.unlink(missing_ok=True)
         folder = self.stage(name) / f"attempt_{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = self.stage(name) / ".latest"
@@ -177,27 +192,26 @@ class RunFolder:
         """Hold the run against a second driver; the lock falls with the process."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as file:
-            if not _lock(file):
+            try:  # a look by `is_driven` holds it for a moment
+                with Wait("the run's lock", LOOK_S) as wait:
+                    wait.until(lambda: locks(file), every_s=0.02)
+            except WaitError as error:
                 file.seek(0)
-                raise BlockingIOError(f"another process ({file.read().strip()}) drives {self.root}; wait or stop it")
+                who = f"another process ({file.read().strip()})"
+                raise BlockingIOError(f"{who} drives {self.root}; wait or stop it") from error
             file.truncate(0)
-            file.write(f"pid {os.getpid()}")
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 
 
-def _lock(file: IO[str], patience_s: float = 1.0) -> bool:
-    """Take the lock; a look by `RunFolder.is_driven` holds it for a moment, and is waited for."""
-    end = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
+def locks(file: IO[str]) -> bool:
+    """Take a file's lock, and say whether it was to be had."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _damaged(path: Path, error: Exception) -> RunFolderError:
@@ -211,13 +225,17 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text under another name, have the disk take it, and rename it."""
+    """Write text under another name, have the disk take it, and rename it; what a full disk cuts short is removed."""
     temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _estimates(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ def strop(*arguments: str | Path, timeout_s: float = 400.0) -> "subprocess.Compl
     )
 
 
-def begin(*arguments: str | Path) -> "subprocess.Popen[str]":
+def begin(*arguments: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] = {}) -> "subprocess.Popen[str]":
     """Start the command line and return its process, output in pipes."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(_command(*arguments), text=True, cwd=ROOT, env=_environment(), **pipes)
+    return subprocess.Popen(_command(*arguments), text=True, cwd=cwd, env={**_environment(), **environment}, **pipes)
 
 
 def kill_when(*arguments: str | Path, ready: Callable[[], bool], timeout_s: float = 300.0) -> None:
@@ -96,4 +96,4 @@ def _command(*arguments: str | Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}

@@ -75,6 +75,7 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
     os.kill(core_of(actor), signal.SIGKILL)
     told, said = driver.communicate(timeout=400)
     assert driver.returncode == 0, told + said
+    assert f"to look at: {run / 'report.html'}" in told and (run / "report.html").is_file()
     assert sum(row["rollout/engine_restarts"] for row in metrics(run, "grpo").values()) == 1
     for step, row in metrics(run, "grpo").items():
         assert row["sync/drift_max"] < 1e-4 and row["policy/mismatch_max_nats"] < 1e-4, step
@@ -95,6 +96,7 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
         (name, "done") for name in ("sft", "pairs", "odpo", "grpo", "exam")
     ]
     assert summary["engine"] == "vllm" and summary["wall_s"] > 0
+    assert sorted(metrics(run, "exam")) == list(range(1, 9)), "a step for each of 4 models' sittings of 2 exams"
     accuracy = summary["stages"][0]["exam"]["dev/accuracy"]
     assert accuracy["num"] == 20 and accuracy["low"] <= accuracy["mean"] <= accuracy["high"]
     assert set(summary["gains"]) == {"base->sft", "sft->odpo", "odpo->grpo"}

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.end_to_end.runs import begin, is_alive, metrics, strop, wait_for, weights, write_recipe, write_rows
+from tests.faults.family import role
 from tests.models import write_tiny_model
 
 pytestmark = pytest.mark.real
@@ -32,19 +33,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(root / "recipe.yaml", name="r", model=model, seed=5, engine=engine, stages={"grpo": stage})
 
 
-def processes_of_rank(run: psutil.Process, index: int) -> list[psutil.Process]:
-    """Return the processes that print to a rank's log."""
-    found = []
-    for process in run.children(recursive=True):
-        try:
-            log = Path(f"/proc/{process.pid}/fd/1").readlink().name
-        except OSError:
-            continue
-        if log == f"rank_{index}.log":
-            found.append(process)
-    return found
-
-
 def test_the_death_of_a_rank_is_survived_and_leaves_no_trace_in_the_weights(recipe: Path, tmp_path: Path) -> None:
     whole = strop("run", recipe, "--runs", tmp_path / "whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -52,7 +40,7 @@ def test_the_death_of_a_rank_is_survived_and_leaves_no_trace_in_the_weights(reci
     driver = begin("run", recipe, "--runs", run.parent)
     wait_for(lambda: 3 in metrics(run, "grpo") or driver.poll() is not None, "step 3", 300)
     family = psutil.Process(driver.pid)
-    learners = [*processes_of_rank(family, 1)]
+    learners = [process for process in family.children(recursive=True) if role(process) == "rank_1"]
     assert len(learners) == 1
     os.kill(learners[0].pid, signal.SIGKILL)
     told, said = driver.communicate(timeout=300)

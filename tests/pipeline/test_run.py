@@ -1,6 +1,7 @@
 """The loop over the plan, with a launcher that only pretends."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.launch import Job, Outcome
+from pipeline.job import Job, Outcome
 from pipeline.plan import Step
 from pipeline.run import StageFailed, run
 from pipeline.state import RunFolder
@@ -202,5 +203,5 @@ def test_a_look_at_the_lock_keeps_nobody_out_and_leaves_the_driver_s_name(tmp_pa
     folder = RunFolder(tmp_path)
     with folder.locked():
         assert folder.is_driven()
-        assert (tmp_path / ".lock").read_text() == f"pid {os.getpid()}"
+        assert (tmp_path / ".lock").read_text() == f"pid {os.getpid()} on {socket.gethostname()}"
     assert not folder.is_driven()

@@ -52,6 +52,14 @@ def test_latest_points_at_the_newest_attempt(tmp_path: Path) -> None:
     assert (tmp_path / "sft" / "latest").readlink() == Path("attempt_002")
 
 
+def test_what_a_kill_cut_short_goes_with_the_next_attempt(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    cut_short = folder.new_attempt("sft", 1) / ".waits.json.writing"
+    cut_short.write_text("[{")
+    folder.new_attempt("sft", 2)
+    assert not cut_short.exists() and cut_short.parent.is_dir()
+
+
 def test_events_are_one_json_object_a_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.event("stage begins", stage="sft")

@@ -1,0 +1,179 @@
+"""Ray's driver in a process of its own, watched from this one: Ray may hang or die, and this program must not.
+
+Where Ray's own processes are stopped or killed, its calls in a driver wait without end, or take the driver with them.
+So jobs travel over a pipe to a child, which runs them by `pipeline.launch` and gives a sign of life every second. When
+none comes, all that the child has started on this machine is killed, and the next job gets a new child and a new Ray.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline import session
+from pipeline.job import Job, Outcome, log_to
+from pipeline.launch import RayLauncher
+from rewards.strays import die_with_parent
+from rewards.waits import Wait, WaitError
+
+START_TIMEOUT_S = 300.0
+"""How long Ray may take to start, or a cluster to answer."""
+SILENT_S = 120.0
+"""How long the child may give no sign of life; it gives one about every second."""
+CLOSE_TIMEOUT_S = 30.0
+
+
+class RayError(RuntimeError):
+    """Ray could not be started or joined, or fell silent, or died: which of its processes, if that is seen."""
+
+
+class RayProcess:
+    """A `pipeline.run.Launcher` whose Ray is started when it is needed, and started anew when it is lost."""
+
+    def __init__(
+        self,
+        address: str | None,
+        log: Path,
+        *,
+        num_processes: int,
+        stall_timeout_s: float,
+        reserve_timeout_s: float,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        """See `RayLauncher`; ``log`` takes what Ray has to say; ``silent_s`` is how long it may say nothing."""
+        self._arguments = {
+            "address": address,
+            "num_processes": num_processes,
+            "stall_timeout_s": stall_timeout_s,
+            "reserve_timeout_s": reserve_timeout_s,
+        }
+        self._log = log
+        self._silent_s = silent_s
+        self._child: _Child | None = None
+        self._is_at_work = False
+
+    def start(self) -> Self:
+        """Start Ray, or join a cluster; raises RayError where that cannot be."""
+        self._started()
+        return self
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        """Have the child run one attempt; where the child is lost, so is the attempt."""
+        self._is_at_work = True
+        try:
+            child = self._started()
+            child.send(job)
+            while True:
+                outcome = child.hear("a sign of life of Ray's driver", self._silent_s)
+                if outcome is not None:
+                    break
+                on_poll()
+        except RayError as error:
+            outcome = Outcome(cause=str(error), is_lost=True)
+        self._is_at_work = False
+        if outcome.is_lost:  # for Ray itself may be why
+            self._kill()
+        return outcome
+
+    def close(self) -> None:
+        """Have Ray end, by force if it does not by itself."""
+        if self._child is not None:
+            if not self._is_at_work:  # or it would not hear of it
+                self._child.end()
+            self._kill()
+
+    def _started(self) -> "_Child":
+        if self._child is None:
+            self._child = _Child(self._log, self._arguments)
+            try:
+                self._child.hear("Ray to start", START_TIMEOUT_S)
+            except RayError:
+                self._kill()
+                raise
+        return self._child
+
+    def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class _Child:
+    """The process, seen from its parent."""
+
+    def __init__(self, log: Path, arguments: dict[str, Any]) -> None:
+        self._log = log
+        self._pipe, theirs = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, os.getpid(), log, arguments))
+        self._process.start()
+        theirs.close()
+        assert self._process.pid is not None
+        self._session = self._process.pid  # it leads one
+
+    def send(self, job: Job | None) -> None:
+        """Send a job; None is the end."""
+        try:
+            self._pipe.send(job)
+        except OSError as error:
+            raise self._lost("is gone") from error
+
+    def hear(self, what: str, limit_s: float) -> Outcome | None:
+        """Wait for the next sign of life, which may be an outcome. Raises RayError where none comes, or never will."""
+        try:
+            with Wait(what, limit_s) as wait:
+                while not self._pipe.poll(wait.slice_s()):
+                    wait.look()
+            said: Outcome | RayError | None = self._pipe.recv()
+        except WaitError as error:
+            raise self._lost(f"gave no sign of life for {limit_s:.0f} s") from error
+        except (EOFError, OSError) as error:
+            self._process.join(1.0)
+            raise self._lost(f"died (exit code {self._process.exitcode})") from error
+        if isinstance(said, RayError):
+            raise said
+        return said
+
+    def end(self) -> None:
+        """Ask it to end, and wait a while."""
+        try:
+            self.send(None)
+            self._process.join(CLOSE_TIMEOUT_S)
+        except RayError:
+            return  # it has ended
+
+    def kill(self) -> None:
+        """Kill it, and all that it has started here."""
+        self._process.kill()
+        session.kill(self._session)
+        self._process.join(CLOSE_TIMEOUT_S)
+        self._pipe.close()
+
+    def _lost(self, how: str) -> RayError:
+        return RayError(f"Ray's driver {how}{session.stopped(self._session)}; see {self._log}")
+
+
+def _serve(pipe: Connection, parent: int, log: Path, arguments: dict[str, Any]) -> None:
+    """Run jobs until there is none any more. In the child."""
+    die_with_parent(parent)
+    os.setsid()  # all that Ray starts here is of this session; and Ctrl-C is the parent's to take
+    log_to(log)
+    try:
+        launcher = RayLauncher(**arguments)
+    except Exception as error:
+        pipe.send(RayError(f"{type(error).__name__}: {error}"))
+        return
+    pipe.send(None)
+    while (job := pipe.recv()) is not None:
+        pipe.send(launcher.run(job, lambda: pipe.send(None)))
+    launcher.close()
