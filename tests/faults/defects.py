@@ -1,0 +1,35 @@
+"""Defects of a resume, to be planted in a process: what the tests of this folder must find out."""
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from rollout.prompts import PromptSource
+from stages.grpo.state import LearnerState
+
+
+def a_trainer_forgets_its_random_state() -> None:
+    transformers.Trainer._load_rng_state = _nothing
+
+
+def a_trainer_forgets_its_optimizer() -> None:
+    transformers.Trainer._load_optimizer_and_scheduler = _nothing
+
+
+def the_learner_forgets_its_optimizer() -> None:
+    load = LearnerState.load
+
+    def forgetful(self: LearnerState, folder: Path) -> None:
+        load(self, folder)
+        self.optimizer.state.clear()
+
+    LearnerState.load = forgetful  # type: ignore[method-assign]
+
+
+def prompts_begin_anew() -> None:
+    PromptSource.load_state_dict = _nothing  # type: ignore[method-assign]
+
+
+def _nothing(*arguments: Any, **named: Any) -> None:
+    pass

@@ -1,0 +1,45 @@
+"""The processes of a run below Ray's driver, by what they are for."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+Choice = Callable[[psutil.Process], bool]
+
+
+def family() -> Iterator[psutil.Process]:
+    """Yield the process of Ray's driver, which this process has started, and all below it."""
+    for child in multiprocessing.active_children():
+        with suppress(psutil.NoSuchProcess):
+            driver = psutil.Process(child.pid)
+            yield from (driver, *driver.children(recursive=True))
+
+
+def role(process: psutil.Process) -> str | None:
+    """Return what a process is for; None for Ray's helpers and for one that is gone."""
+    try:
+        name, words = process.name(), " ".join(process.cmdline())
+        if process.pid in {child.pid for child in multiprocessing.active_children()}:
+            return "driver"
+        if name in ("raylet", "gcs_server"):
+            return name
+        if name == "ray::run_job":
+            log = Path(f"/proc/{process.pid}/fd/1").readlink().name
+            return "stage" if log == "stage.log" else log.removesuffix(".log")
+        parent = process.parent()
+        above = " ".join(parent.cmdline()) if parent is not None else ""
+    except (psutil.NoSuchProcess, OSError):
+        return None
+    if "EngineActor" in words:
+        return "engine"
+    if "EngineActor" in above and "resource_tracker" not in words:
+        return "core"
+    return "worker" if "rewards.worker" in words else None
+
+
+def of_role(wanted: str) -> list[psutil.Process]:
+    """Return the processes of a role: driver, raylet, gcs_server, stage, rank_N, engine, core or worker."""
+    return [process for process in family() if role(process) == wanted]

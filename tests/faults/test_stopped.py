@@ -1,0 +1,122 @@
+"""Each kind of process of a run is stopped, not killed: it holds what it holds and says nothing. The run heals.
+
+What is stopped is found by its name below the driver's own process; the limits are short ones. An engine that is
+stopped is a test of the pool's (`tests/rollout/test_vllm_pool.py`).
+"""
+
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from pipeline.config import RunConfig, load_config
+from pipeline.plan import Step
+from pipeline.ray_process import RayProcess
+from pipeline.run import run
+from pipeline.state import RunFolder
+from tests.end_to_end.runs import is_alive, metrics, wait_for, weights, write_recipe, write_rows
+from tests.faults.child import Silent
+from tests.faults.family import family, of_role
+from tests.models import write_tiny_model
+
+pytestmark = pytest.mark.real
+
+NUM_STEPS, STOPPED_AT = 24, 4
+SILENT_S = 45.0
+SCORED_WITHIN_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("recipe")
+    rows = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(40)]
+    stage: dict[str, Any] = {
+        "kind": "grpo", "prompts": write_rows(root / "train.jsonl", rows), "num_steps": NUM_STEPS,
+        "prompts_per_step": 3, "group_size": 4, "learning_rate": 1e-4, "sampling": {"max_tokens": 12},
+        "checkpoint": {"every_steps": 2}, "scoring": {"deadline_s": SCORED_WITHIN_S, "num_workers": 1},
+        "rewards": [{"import_path": "tests.end_to_end.rewards:slow_share_of_digits", "gold_value": None}],
+    }  # fmt: skip
+    engine = {"type": "transformers", "max_model_tokens": 64}
+    model = str(write_tiny_model(root / "base"))
+    return write_recipe(
+        root / "recipe.yaml", name="r", model=model, seed=5, engine=engine, stages={"grpo": stage},
+        stall_timeout_s=SILENT_S,
+    )  # fmt: skip
+
+
+class Stops(Silent):
+    """Stops one process once the run is at some step."""
+
+    def __init__(self, run: Path, role: str) -> None:
+        self._run = run
+        self._role = role
+        self.stopped: psutil.Process | None = None
+
+    def works(self, step: Step, attempt: Path) -> None:
+        if self.stopped is None and STOPPED_AT in metrics(self._run, "grpo"):
+            [self.stopped] = of_role(self._role)
+            self.stopped.send_signal(signal.SIGSTOP)
+
+
+def bring(config: RunConfig, folder: Path, observer: Silent) -> None:
+    num, log = config.stages["grpo"].learner_processes(), folder.with_suffix(".log")
+    limits = dict.fromkeys(("stall_timeout_s", "reserve_timeout_s", "silent_s"), SILENT_S)
+    with RayProcess(None, log, num_processes=num, **limits) as ray:
+        run(config, RunFolder(folder), ray.start, observer)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    bring(load_config(recipe), folder, Silent())
+    return folder
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one, "grpo"), weights(other, "grpo")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("role", "told"),
+    [
+        ("stage", r"\(stall_timeout_s is 45\) on node .*; stopped: ray::run_job"),
+        ("driver", r"Ray's driver gave no sign of life for 45 s; stopped: python"),
+        ("raylet", None),
+        ("gcs_server", None),
+    ],
+)
+def test_a_run_whose_process_is_stopped_ends_as_if_it_had_not_been(
+    role: str, told: str | None, recipe: Path, whole: Path, tmp_path: Path
+) -> None:
+    observer = Stops(tmp_path / "r", role)
+    bring(load_config(recipe), tmp_path / "r", observer)
+    assert observer.stopped is not None
+    assert_same_weights(whole, tmp_path / "r")
+    if told is not None:
+        assert re.search(told, (tmp_path / "r" / "events.jsonl").read_text())
+    wait_for(lambda: not list(family()) and not is_alive(observer.stopped), "all processes to be gone", 30.0)
+
+
+def test_a_rank_that_is_stopped_is_named_and_replaced(recipe: Path, tmp_path: Path) -> None:
+    config = load_config(recipe, ["stages.grpo.num_learners=2", "stages.grpo.num_steps=10"])
+    observer = Stops(tmp_path / "r", "rank_1")
+    bring(config, tmp_path / "r", observer)
+    assert observer.stopped is not None and not is_alive(observer.stopped)
+    assert f"stopped: ray::run_job ({observer.stopped.pid})" in (tmp_path / "r" / "events.jsonl").read_text()
+    assert len(metrics(tmp_path / "r", "grpo")) == 10
+
+
+def test_a_reward_worker_that_is_stopped_costs_its_group_and_no_more(recipe: Path, tmp_path: Path) -> None:
+    observer = Stops(tmp_path / "r", "worker")
+    bring(load_config(recipe), tmp_path / "r", observer)
+    assert observer.stopped is not None and not is_alive(observer.stopped)
+    causes = Counter[str]()
+    for row in metrics(tmp_path / "r", "grpo").values():
+        causes.update({name: int(value) for name, value in row.items() if name.startswith("reward/cause/")})
+    assert causes["reward/cause/timeout/count"] == 4  # the group that it had, of the 72 there are
