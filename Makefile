@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE ?= configs/quickstart.yaml
 RUN ?= runs/quickstart
+RUNS ?= runs/quickstart runs/quickstart-2
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status lint format types test test-fast bench-rewards bench-rl bench-rl-gpu bench-preference clean
+.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status report compare lint format types test test-fast faults soak bench-rewards bench-rl bench-rl-gpu bench-preference clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +45,12 @@ resume: setup ## go on where RUN stopped
 status: setup ## what of RUN is done, runs, failed
 	$(BIN)/strop status $(RUN)
 
+report: setup ## RUN as one page to look at: exams, curves, time, rollouts to read
+	$(BIN)/strop report $(RUN)
+
+compare: setup ## RUNS="runs/a runs/b" side by side, in compare.html
+	$(BIN)/strop compare $(RUNS)
+
 lint: setup ## ruff, and its formatter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -58,6 +65,12 @@ test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
 
 test-fast: setup ## the tests without Ray, vLLM and killed workers; under a minute
 	$(BIN)/pytest -n auto -m "not real and not processes"
+
+faults: setup ## every kind of stage killed, and the disk full, at all of its writes; long
+	EVERYWHERE=1 $(BIN)/pytest tests/faults
+
+soak: setup ## 500 steps of GRPO with a random fault every 20: nothing lost, nothing left behind; long
+	$(BIN)/python -m tests.faults.soak
 
 bench-rewards: setup ## the math reward's speed, beside math-verify's
 	$(BIN)/python -m benchmarks.rewards

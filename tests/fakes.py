@@ -74,7 +74,7 @@ class FakePool:
 
     def load_weights(self, shipment: Shipment, version: int, *, timeout_s: float = 600.0) -> None:
         self.events.append(f"loaded {version}")
-        ticket = shipment.ticket("0-0", 1)
+        ticket = shipment.ticket("0-0", 1, self.reach)
         self.tickets.append(ticket)
         if self.load_error is not None:
             raise self.load_error
