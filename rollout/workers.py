@@ -1,32 +1,28 @@
 """A pool of vLLM engines, each in a Ray actor of its own: started, fed, watched and replaced. `pools` starts it.
 
-Of rollout only `nodes` knows Ray, too. Every wait on an actor has a deadline, is logged while it lasts, and ends in a
-RolloutError that names the engine.
+Of rollout only `members` and `nodes` know Ray, too. Every wait on an actor has a deadline, is logged while it lasts,
+and ends in a RolloutError that names the engine.
 """
 
 import contextlib
 import itertools
 import logging
-import os
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from rewards.waits import LOOK_EVERY_S, Wait
 from rollout.config import VLLMEngineConfig
 from rollout.engine import EngineModel, Shipment, require_fit
-from rollout.engine_logs import last_error, log_file, print_to, see
-from rollout.nodes import Place, has_left, name_of, own_node, talk_over_own_address
+from rollout.engine_logs import see
+from rollout.members import Job, Member, is_dead
+from rollout.nodes import Place, talk_over_own_address
 from rollout.types import Completion, GenerationRequest, NodeLostError, RolloutError
-from rollout.vllm_engine import EngineDeadError, VLLMEngine
 
 logger = logging.getLogger(__name__)
 
@@ -35,68 +31,6 @@ _ANSWER_S = 30.0
 """How long an answer that is there may take to be read, and the death of an engine to be noted."""
 NONE_READY_S = 110.0
 """How long no engine at all may be there before the run stops."""
-
-
-class EngineActor(VLLMEngine):
-    """A vLLM engine as a Ray actor. All calls from outside are coroutines, so many are in flight."""
-
-    def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
-        if log is not None:
-            print_to(log)  # vLLM's own processes inherit it
-        _require_seen(model.folder)
-        talk_over_own_address()
-        super().__init__(model, config)
-
-    async def whereabouts(self) -> tuple[int, str]:
-        """Return the process id and Ray's id of the node; an answer means that the engine is ready."""
-        return os.getpid(), own_node()
-
-    async def stop(self) -> None:
-        """Stop vLLM's processes."""
-        self.close()
-
-
-@dataclass(eq=False, kw_only=True)
-class _Job:
-    """A request on its way to an answer."""
-
-    number: int
-    request: GenerationRequest
-    answer: "Future[tuple[Completion, ...]]"
-
-
-@dataclass(eq=False, kw_only=True)
-class _Member:
-    """One engine's place in the pool. Whoever dies is replaced there, by a new actor of the same number."""
-
-    at: int
-    log: Path | None
-    actor: Any
-    state: Literal["starting", "ready", "lost"] = "starting"
-    pid: int = 0
-    node: str
-    """Ray's id of the node that it is on or was last; empty while there is none for it."""
-    jobs: set[_Job] = field(default_factory=set)
-    loaded: int | None = None
-    """Version that a replacement was given."""
-    incarnation: int = 0
-    """How many came before it in its place."""
-    restarts: int = 0
-    """Since it last answered."""
-    heard: float = field(default_factory=time.monotonic)
-    """When it last answered, or was given something while it had nothing."""
-    why_lost: str = ""
-    left: bool = False
-    """Whether that is because its node has left the cluster."""
-
-    @property
-    def load(self) -> int:
-        """Completions to do."""
-        return sum(job.request.num_completions for job in self.jobs)
-
-    def node_that_left(self) -> str:
-        """Return the name of its node if that has left the cluster, or else nothing."""
-        return name_of(self.node) if self.node and has_left(self.node) else ""
 
 
 class RayPool:
@@ -111,31 +45,31 @@ class RayPool:
 
     def __init__(self, config: VLLMEngineConfig, model: EngineModel) -> None:
         self._config = config
-        self._model = model
-        self._place = Place.here(config)  # Ray tells only the thread of the stage
+        place = Place.here(config)  # Ray tells only the thread of the stage
         talk_over_own_address()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._numbers = itertools.count()
         self._failure: RolloutError | None = None
         self._num_restarts = 0
         self._weights_lock = threading.Lock()
         self._weights: tuple[Shipment, int] | None = None
         self._is_asleep = False
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._last_ready = time.monotonic()
         self._thread: threading.Thread | None = None
         try:
             for at in range(config.num_engines):
-                actor, node = self._spawn(at), self._place.node_of(at)
-                self._members.append(_Member(at=at, log=log_file(model, at), actor=actor, node=node))
+                member = Member(at=at, config=config, model=model, place=place, node=place.node_of(at))
+                member.spawn()
+                self._members.append(member)
             started = [(member, member.actor) for member in self._members]
             found = self._ask_all(started, "to be ready", config.start_timeout_s, "whereabouts")
         except BaseException:
             self.close()
             raise
         for member in self._members:
-            self._is_at(member, *found[member.at])
+            member.is_at(*found[member.at])
             member.state, member.heard = "ready", time.monotonic()
         self._last_ready = time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="pool", daemon=True)
@@ -150,7 +84,7 @@ class RayPool:
         """Have a request answered, by whichever engine has the least to do."""
         assert self._thread is not None, "the pool is closed"
         require_fit([request], self._config.max_model_tokens)
-        job = _Job(number=next(self._numbers), request=request, answer=Future())
+        job = Job(number=next(self._numbers), request=request, answer=Future())
         job.answer.set_running_or_notify_cancel()  # nobody takes it back
         self._waiting.append(job)
         self._inbox.put(lambda: None)  # wakes the thread, the only one that takes jobs out
@@ -170,7 +104,7 @@ class RayPool:
             self._weights, self._is_asleep = (shipment, version), False
             ready = self._ready()
         purpose = f"to load version {version}"
-        self._ask_all(ready, purpose, timeout_s, "load_weights", lambda member: (self._ticket(member), version))
+        self._ask_all(ready, purpose, timeout_s, "load_weights", lambda member: (member.ticket(shipment), version))
         self._living(timeout_s)
 
     def sleep(self) -> None:
@@ -236,21 +170,21 @@ class RayPool:
             member.jobs.add(job)
             self._when_done(member, member.actor.generate.remote(job.request), partial(self._answered, member, job))
 
-    def _answered(self, member: _Member, job: _Job, found: "Future[Any]") -> None:
+    def _answered(self, member: Member, job: Job, found: "Future[Any]") -> None:
         if job not in member.jobs:
             return  # it was lost meanwhile, and another engine has the request
         error = found.exception()
-        if error is not None and _is_dead(error):
-            self._lose(member, _cause(error, member.log))
+        if error is not None and is_dead(error):
+            self._lose(member, member.cause(error))
             return
         member.jobs.remove(job)
         member.heard, member.restarts = time.monotonic(), 0
         if error is not None:
-            job.answer.set_exception(_failed(member, f"answering request {job.number}", error))
+            job.answer.set_exception(member.failed(f"answering request {job.number}", error))
         else:
             job.answer.set_result(found.result())
 
-    def _lose(self, member: _Member, why: str) -> None:
+    def _lose(self, member: Member, why: str) -> None:
         """Give up an engine, take back what it had to answer, and start another in its place."""
         import ray
 
@@ -270,28 +204,23 @@ class RayPool:
             member.incarnation += 1
             self._num_restarts += 1
             try:
-                member.actor = self._spawn(member.at)
+                member.spawn()
             except Exception as error:  # a cluster that is going down
                 member.why_lost = f"{why}, and no other can be started: {error}"
                 return
             member.state, member.node = "starting", ""
             self._when_done(member, member.actor.whereabouts.remote(), partial(self._started, member))
 
-    def _started(self, member: _Member, found: "Future[tuple[int, str]]") -> None:
+    def _started(self, member: Member, found: "Future[tuple[int, str]]") -> None:
         """Take note that a replacement is there, if it is."""
         if found.exception() is not None:
-            self._lose(member, _cause(found.exception(), member.log))
+            self._lose(member, member.cause(found.exception()))
             return
-        self._is_at(member, *found.result())
+        member.is_at(*found.result())
         member.loaded = None
         self._equip(member)
 
-    def _is_at(self, member: _Member, pid: int, node: str) -> None:
-        """Take note of where an engine is, on which depends how its weights travel."""
-        member.pid, member.node = pid, node
-        logger.info("engine %d is on node %s, %s", member.at, name_of(node), self._place.reach(node))
-
-    def _equip(self, member: _Member) -> None:
+    def _equip(self, member: Member) -> None:
         """Give a replacement the current weights, and call it ready once it holds them."""
         with self._weights_lock:  # whoever brings the next ones finds it ready, or it finds them here
             if self._weights is None or self._is_asleep or member.loaded == self._weights[1]:
@@ -299,22 +228,16 @@ class RayPool:
                 logger.info("engine %d is replaced", member.at)
                 return
             member.loaded = self._weights[1]
-            ticket = self._ticket(member)
+            ticket = member.ticket(self._weights[0])
         reference = member.actor.load_weights.remote(ticket, member.loaded)
         self._when_done(member, reference, partial(self._equipped, member))
 
-    def _equipped(self, member: _Member, found: "Future[None]") -> None:
+    def _equipped(self, member: Member, found: "Future[None]") -> None:
         """Look again, for other weights may have come meanwhile."""
         if found.exception() is not None:
-            self._lose(member, _cause(found.exception(), member.log))
+            self._lose(member, member.cause(found.exception()))
             return
         self._equip(member)
-
-    def _ticket(self, member: _Member) -> Any:
-        """Return that by which an engine fetches the current weights."""
-        assert self._weights is not None
-        name, reach = f"{member.at}-{member.incarnation}", self._place.reach(member.node)
-        return self._weights[0].ticket(name, self._config.tensor_parallel, reach)
 
     def _look_after(self) -> None:
         """Replace engines that are silent or late; give up where there is none for too long."""
@@ -323,7 +246,7 @@ class RayPool:
             silent_s = now - member.heard
             if member.state == "ready" and member.jobs and silent_s > self._config.request_timeout_s:
                 self._lose(member, f"it answered nothing for {silent_s:.0f} s")
-            elif member.state == "starting" and not self._has_node(member):
+            elif member.state == "starting" and not member.has_node():
                 member.heard = now  # its time begins when it has one
             elif member.state == "starting" and silent_s > self._config.start_timeout_s:
                 self._lose(member, f"its replacement was not ready after {silent_s:.0f} s")
@@ -335,7 +258,7 @@ class RayPool:
             self._failure = kind(f"no engine is left to answer. {causes}. The run can be resumed")
             self._fail(self._failure, self._members)
 
-    def _fail(self, error: RolloutError, members: Sequence[_Member]) -> None:
+    def _fail(self, error: RolloutError, members: Sequence[Member]) -> None:
         """Fail all that is asked."""
         jobs = [job for member in members for job in member.jobs]
         while self._waiting:
@@ -346,7 +269,7 @@ class RayPool:
             if not job.answer.done():
                 job.answer.set_exception(error)
 
-    def _when_done(self, member: _Member, reference: Any, act: "Callable[[Future[Any]], None]") -> None:
+    def _when_done(self, member: Member, reference: Any, act: "Callable[[Future[Any]], None]") -> None:
         """Have the thread act on a call's outcome, unless the actor has been replaced by then."""
         actor = member.actor
 
@@ -355,11 +278,11 @@ class RayPool:
 
         reference.future().add_done_callback(happened)
 
-    def _ready(self) -> "list[tuple[_Member, Any]]":
+    def _ready(self) -> "list[tuple[Member, Any]]":
         """Return the engines that live, each with its actor of this moment."""
         return [(member, member.actor) for member in self._members if member.state == "ready"]
 
-    def _living(self, timeout_s: float) -> "list[tuple[_Member, Any]]":
+    def _living(self, timeout_s: float) -> "list[tuple[Member, Any]]":
         """Return the engines that live; where there is none, wait for one. Raises RolloutError where none comes."""
         with Wait("any engine to be replaced", timeout_s + NONE_READY_S, fails=RolloutError) as wait:
             while True:
@@ -374,11 +297,11 @@ class RayPool:
 
     def _ask_all(
         self,
-        engines: "Sequence[tuple[_Member, Any]]",
+        engines: "Sequence[tuple[Member, Any]]",
         purpose: str,
         timeout_s: float,
         method: str,
-        arguments: Callable[[_Member], tuple[Any, ...]] = lambda _: (),
+        arguments: Callable[[Member], tuple[Any, ...]] = lambda _: (),
     ) -> dict[int, Any]:
         """Return the answers of the engines by their number; those that die or are late are left out, and replaced.
 
@@ -400,9 +323,9 @@ class RayPool:
                     try:
                         answers[member.at] = ray.get(reference, timeout=_ANSWER_S)
                     except ray.exceptions.RayError as error:
-                        if self._thread is None or not _is_dead(error):
-                            raise _failed(member, purpose, error) from error
-                        self._give_up(member, actor, _cause(error, member.log))
+                        if self._thread is None or not is_dead(error):
+                            raise member.failed(purpose, error) from error
+                        self._give_up(member, actor, member.cause(error))
                 if self._thread is not None and not wait.slice_s():
                     for member, actor in asked.values():
                         self._give_up(member, actor, f"waited {timeout_s:.3g} s for it {purpose}, in vain")
@@ -411,20 +334,7 @@ class RayPool:
                     wait.look(waited_for())
         return answers
 
-    def _spawn(self, at: int) -> Any:
-        """Start actor number ``at`` where the pool has its place."""
-        import ray
-
-        options = self._place.options(at)
-        actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=4096, **options)
-        return actor.remote(self._model, self._config, log_file(self._model, at))
-
-    def _has_node(self, member: _Member) -> bool:
-        """Say whether there is a node with room for an engine, which may have to wait until one joins."""
-        member.node = member.node or self._place.node_of(member.at)
-        return bool(member.node) or self._place.group is None
-
-    def _give_up(self, member: _Member, actor: Any, why: str) -> None:
+    def _give_up(self, member: Member, actor: Any, why: str) -> None:
         """Have the thread replace an actor, and wait until it has taken note, or that one would be asked again."""
 
         def lose() -> None:
@@ -434,36 +344,3 @@ class RayPool:
         self._inbox.put(lose)
         with Wait(f"the loss of engine {member.at} to be noted", _ANSWER_S, fails=RolloutError) as wait:
             wait.until(lambda: member.actor is not actor or member.state != "ready", every_s=0.01)
-
-
-def _require_seen(folder: Path) -> None:
-    """Raise RolloutError where the model's folder is not on this machine: vLLM would look for it on the Hub."""
-    if not folder.is_dir():
-        raise RolloutError(
-            f"{folder} is not to be seen on {socket.gethostname()}; on a cluster it must lie in a folder that all "
-            "nodes share, and for a model from the Hub so must HF_HOME, see docs/cluster.md"
-        )
-
-
-def _is_dead(error: BaseException) -> bool:
-    """Say whether an engine cannot answer any more, rather than having refused something."""
-    import ray
-
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return isinstance(error.cause, EngineDeadError)
-    # the memory monitor's kills are no RayActorError
-    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.GetTimeoutError)
-
-
-def _failed(member: _Member, purpose: str, error: BaseException) -> RolloutError:
-    """Return the error that names the engine, what it was to do, and what broke it."""
-    if node := member.node_that_left():
-        return NodeLostError(f"engine {member.at} died {purpose}: its node {node} has left the cluster")
-    verb = "died" if _is_dead(error) else "failed"
-    return RolloutError(f"engine {member.at} {verb} {purpose}: {_cause(error, member.log)}{see(member.log)}")
-
-
-def _cause(error: BaseException | None, log: Path | None) -> str:
-    """Return what broke an engine, in a line: the last error that it has printed says more than Ray's wrapping."""
-    first = str(getattr(error, "cause", None) or error).strip().splitlines()
-    return last_error(log) or (first[0] if first else type(error).__name__)

@@ -16,7 +16,13 @@ MAY_IMPORT = {
     "rewards": set(),
 }
 FENCED = {
-    "ray": {"pipeline/launch.py", "pipeline/reservation.py", "rollout/nodes.py", "rollout/workers.py"},
+    "ray": {
+        "pipeline/launch.py",
+        "pipeline/reservation.py",
+        "rollout/members.py",
+        "rollout/nodes.py",
+        "rollout/workers.py",
+    },
     "vllm": {"rollout/vllm_engine.py", "rollout/vllm_transport.py"},
     "trl": {
         "stages/sft/train.py",
