@@ -5,6 +5,7 @@ So jobs travel over a pipe to a child, which runs them by `pipeline.launch` and 
 none comes, all that the child has started on this machine is killed, and the next job gets a new child and a new Ray.
 """
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from pipeline.job import Job, Outcome, log_to
 from pipeline.launch import RayLauncher
 from rewards.strays import die_with_parent
 from rewards.waits import Wait, WaitError
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 300.0
 """How long Ray may take to start, or a cluster to answer."""
@@ -151,6 +154,9 @@ class _Child:
             self._process.join(CLOSE_TIMEOUT_S)
         except RayError:
             return  # it has ended
+        if self._process.is_alive():
+            stopped = session.stopped(self._session)
+            logger.warning("Ray's driver did not end within %.0f s and is killed%s", CLOSE_TIMEOUT_S, stopped)
 
     def kill(self) -> None:
         """Kill it, and all that it has started here."""
