@@ -55,8 +55,7 @@ def compare(plain: Path, failing: Path) -> dict[str, Any]:
     """Return what GRPO reached in both runs, each with its interval."""
     reached = {}
     for name, run in (("plain", plain), ("failing", failing)):
-        stages = json.loads((run / "summary.json").read_text())["stages"]
-        (exam,) = [stage["exam"]["dev/accuracy"] for stage in stages if stage["name"] == "grpo"]
+        exam = json.loads((run / "summary.json").read_text())["exams"]["grpo"]["dev/accuracy"]
         lost = list(lost_fractions(run))
         reached[name] = {**exam, "unscorable_fraction": sum(lost) / len(lost)}
     return {**reached, "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"}

@@ -14,7 +14,6 @@ from stages.base import Estimate, StageResult
 def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str, Any]:
     """Return the content of `summary.json`."""
     results = {name: folder.result(name) for name in config.stages if state.stage(name).status == "done"}
-    exams = exams_of(results)
     return {
         "name": config.name,
         "seed": config.seed,
@@ -26,14 +25,11 @@ def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str
                 "kind": stage.kind,
                 "status": state.stage(name).status,
                 "wall_s": round(state.stage(name).wall_s, 1),
-                "exam": {quantity: asdict(value) for quantity, value in exams.get(name, {}).items()},
             }
             for name, stage in config.stages.items()
         ],
-        "gains": {
-            step: {quantity: asdict(value) for quantity, value in row.items()}
-            for step, row in _joined(result.gains for result in results.values()).items()
-        },
+        "exams": _plain(exams_of(results)),
+        "gains": _plain(_joined(result.gains for result in results.values())),
     }
 
 
@@ -59,6 +55,10 @@ def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table 
 def exams_of(results: Mapping[str, StageResult]) -> dict[str, dict[str, Estimate]]:
     """Return what exams found, of all evaluate stages together, by examined stage and quantity."""
     return _joined(result.exams for result in results.values())
+
+
+def _plain(table: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
+    return {name: {quantity: asdict(value) for quantity, value in row.items()} for name, row in table.items()}
 
 
 def _joined(tables: Iterable[Mapping[str, Mapping[str, Estimate]]]) -> dict[str, dict[str, Estimate]]:

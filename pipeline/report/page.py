@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from pipeline.report.curves import Panel
 from pipeline.report.recipes import Difference
 from pipeline.report.run_data import RunData
-from pipeline.summary import exams_of, summarize
+from pipeline.summary import summarize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,6 @@ def render(page: Page) -> str:
     return environment.from_string(_part("page.html")).render(
         page=page,
         summaries=[summarize(run.config, run.folder, run.state) for run in page.runs],
-        bases=[exams_of(run.results).get("base", {}) for run in page.runs],
         style=_part("page.css"),
         scripts=scripts,
         hashes=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],

@@ -97,7 +97,8 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
     ]
     assert summary["engine"] == "vllm" and summary["wall_s"] > 0
     assert sorted(metrics(run, "exam")) == list(range(1, 9)), "a step for each of 4 models' sittings of 2 exams"
-    accuracy = summary["stages"][0]["exam"]["dev/accuracy"]
+    accuracy = summary["exams"]["sft"]["dev/accuracy"]
     assert accuracy["num"] == 20 and accuracy["low"] <= accuracy["mean"] <= accuracy["high"]
+    assert set(summary["exams"]) == {"base", "sft", "odpo", "grpo"}
     assert set(summary["gains"]) == {"base->sft", "sft->odpo", "odpo->grpo"}
     assert artifact.read(run / "grpo" / "output", "model").adapter == "merged"
