@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipeline.secrecy import secrets_in
 from stages.base import RunFacts
 from stages.config import AnyStage
 
@@ -88,6 +89,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _read(path)
     for override in overrides:
         _apply(tree, override)
+    if secrets := sorted(set(secrets_in(tree, path.read_text(encoding="utf-8")))):
+        raise ConfigError(
+            f"{path}: {', '.join(secrets)} looks like a secret, and a recipe is kept with its run, shown in the report "
+            "and given to trackers; leave it in the environment, and have your code, or api_key_variable, name the "
+            "variable"
+        )
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:

@@ -5,7 +5,6 @@ The process writes everything it prints to `stage.log` of its attempt. It may be
 
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.state import locks, write_json
-from rewards.waits import Wait, current
+from rewards.machine import require_seen, use_own_processors
+from rewards.waits import Wait, WaitError, current
 from stages.base import ALONE, NodeLostError, Rank, RunFacts, StageContext, StageError, StageResult
 from stages.config import AnyStage
 from stages.metrics import MetricsFile
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 LEFTOVER_TIMEOUT_S = 120.0
 """How long a stage waits for a process of an earlier attempt to end."""
-SEEN_TIMEOUT_S = 60.0
-"""How long a folder that one machine has made may take to be seen on another."""
 TELL_EVERY_S = 1.0
 WORTH_TELLING_S = 2.0
 """Shorter waits are not written down."""
@@ -67,9 +65,11 @@ class Outcome:
 
 def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
     """Run a rank of a stage; in its own process, which ends with it."""
+    use_own_processors()
     try:
-        _require_seen(job)
-    except StageError as error:
+        for folder in filter(None, (job.attempt, job.launched_from, *job.inputs.values())):
+            require_seen(folder)
+    except WaitError as error:
         return Outcome(cause=str(error))
     log_to(job.attempt / log_name(rank.index))
     if job.launched_from is not None:
@@ -99,15 +99,6 @@ def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
 def log_name(index: int) -> str:
     """Return the name of the file that a rank prints to."""
     return f"rank_{index}.log" if index else "stage.log"
-
-
-def _require_seen(job: Job) -> None:
-    """Wait for what the driver has made; on a folder that is not shared it never comes."""
-    way_out = "on a cluster it must lie in a folder that all nodes share, see docs/cluster.md"
-    for folder in filter(None, (job.attempt, job.launched_from, *job.inputs.values())):
-        what = f"{folder} to be seen on {socket.gethostname()}"
-        with Wait(what, SEEN_TIMEOUT_S, way_out=way_out, fails=StageError) as wait:
-            wait.until(folder.is_dir)
 
 
 @contextmanager

@@ -14,15 +14,20 @@ from typing import Any
 from pipeline import session
 from pipeline.job import Job, Outcome, log_name, run_job
 from pipeline.reservation import Reservation
-from rewards.waits import WaitError
+from pipeline.state import last_sign_of_life
+from rewards.waits import Wait, WaitError
 from stages.base import Rank
+
+logger = logging.getLogger(__name__)
 
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch, on any system in spite of its name: 0 has its processes listen on loopback alone. Without it Ray takes
 127.0.0.1 for "whatever this machine is called", and listens on all interfaces."""
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it in the driver of a job that was submitted."""
 POLL_S = 1.0
 LAST_WORDS_S = 15.0
-"""How long to wait for what the other ranks say, once one has ended."""
+"""How long to wait for what a rank says that has ended, and for the others to end then."""
 NODE_LOSS_S = 75.0
 """The same on a cluster, where Ray takes so long to notice that a node is gone: five looks of at most 13 s."""
 
@@ -64,7 +69,7 @@ class RayLauncher:
         self._is_cluster = bool(address)
         self._stall_timeout_s = stall_timeout_s
         self._reserve_timeout_s = reserve_timeout_s
-        self._settings = _settings()
+        self._settings = _settings(is_cluster=self._is_cluster)
         os.environ.update(self._settings)
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -88,6 +93,9 @@ class RayLauncher:
             return Outcome(cause=f"Ray failed ({type(error).__name__}: {error})", is_lost=True)
         except (RuntimeError, WaitError) as error:
             return Outcome(cause=f"it could not be launched: {error}")
+        except Exception as error:  # one more attempt would not change that
+            logger.exception("stage %s could not be launched", job.name)
+            return Outcome(cause=f"it could not be launched: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """End Ray, or leave the cluster."""
@@ -130,17 +138,17 @@ class RayLauncher:
 
     def _watch(self, attempt: _Attempt, on_poll: Callable[[], None]) -> Outcome:
         """Wait for the first rank to end the stage, or for any to be lost, which is the end of all."""
-        first, waiting = attempt.ranks[0], list(attempt.ranks)
+        first, waiting, began = attempt.ranks[0], list(attempt.ranks), time.time()
         while True:
             for ended in self._ray.wait(waiting, timeout=POLL_S)[0]:
                 outcome = self._outcome_of(attempt, ended)
                 if ended == first and outcome.result is not None:
                     return outcome
                 if outcome.result is None:
-                    return self._cause(attempt, ended, outcome)
+                    return self._cause(attempt, ended, outcome, on_poll)
                 waiting.remove(ended)  # the first has let it go
             on_poll()
-            silent = time.time() - _last_sign_of_life(attempt.job)
+            silent = time.time() - max(began, last_sign_of_life(attempt.job.attempt))
             if silent > self._stall_timeout_s:
                 stopped = session.stopped(os.getsid(0))
                 return Outcome(
@@ -149,13 +157,16 @@ class RayLauncher:
                     is_lost=True,
                 )
 
-    def _cause(self, attempt: _Attempt, ended: Any, outcome: Outcome) -> Outcome:
+    def _cause(self, attempt: _Attempt, ended: Any, outcome: Outcome, on_poll: Callable[[], None]) -> Outcome:
         """Return why the stage ended: the rank that died, or else what all have to say, who ended first before them."""
         others = [reference for reference in attempt.ranks if reference != ended]
         if outcome.is_lost or not others:
             return outcome
-        patience_s = NODE_LOSS_S if self._is_cluster else LAST_WORDS_S
-        gone, _ = self._ray.wait(others, num_returns=len(others), timeout=patience_s)
+        gone: list[Any] = []
+        with Wait("the other ranks to say why", NODE_LOSS_S if self._is_cluster else LAST_WORDS_S) as wait:
+            while len(gone) < len(others) and wait.slice_s():
+                gone, _ = self._ray.wait(others, num_returns=len(others), timeout=wait.slice_s(POLL_S))
+                on_poll()
         told = [outcome, *(self._outcome_of(attempt, reference) for reference in gone)]
         lost = [found for found in told if found.is_lost]
         return lost[0] if lost else Outcome(cause="; ".join(found.cause for found in told if found.cause))
@@ -163,7 +174,7 @@ class RayLauncher:
     def _outcome_of(self, attempt: _Attempt, reference: Any) -> Outcome:
         index = attempt.ranks.index(reference)
         try:
-            outcome: Outcome = self._ray.get(reference, timeout=60.0)
+            outcome: Outcome = self._ray.get(reference, timeout=LAST_WORDS_S)
             told = f"rank {index} of its learner: {outcome.cause}; see {attempt.log_of(index)}"
             return replace(outcome, cause=told) if outcome.cause and index else outcome
         except self._ray.exceptions.RayTaskError as error:  # it could not even begin
@@ -175,11 +186,13 @@ class RayLauncher:
             return Outcome(cause=f"{died}; see {attempt.log_of(index)}", is_lost=True)
 
 
-def _settings() -> dict[str, str]:
+def _settings(*, is_cluster: bool) -> dict[str, str]:
     """Return what the processes of stages are to have in their environment; what the user has set stays."""
-    threads = str(os.cpu_count() or 1)
+    if os.environ.get("OMP_NUM_THREADS") == "1" and JOB in os.environ:
+        del os.environ["OMP_NUM_THREADS"]  # which is Ray's doing, for a driver takes no CPU slot
     settings = {
-        "OMP_NUM_THREADS": threads,  # Ray would set 1 for a task of one CPU slot
+        # Ray would set 1 for a task of one CPU slot; on a cluster each process takes its own node's processors
+        "OMP_NUM_THREADS": "" if is_cluster else str(os.cpu_count() or 1),
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait cost 20 times the time where cores are shared
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -187,9 +200,3 @@ def _settings() -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     return {name: os.environ.get(name, value) for name, value in settings.items()}
-
-
-def _last_sign_of_life(job: Job) -> float:
-    """Return when the job last wrote or measured something, or else was given its folder."""
-    files = [file for name in ("stage.log", "metrics.jsonl") if (file := job.attempt / name).exists()]
-    return max(path.stat().st_mtime for path in files or [job.attempt])

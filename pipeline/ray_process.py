@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline import session
-from pipeline.job import Job, Outcome, log_to
+from pipeline.job import Job, Outcome, WaitsFile, log_to
 from pipeline.launch import RayLauncher
 from rewards.strays import die_with_parent
 from rewards.waits import Wait, WaitError
@@ -28,6 +28,7 @@ START_TIMEOUT_S = 300.0
 SILENT_S = 120.0
 """How long the child may give no sign of life; it gives one about every second."""
 CLOSE_TIMEOUT_S = 30.0
+WAITS_NAME = "waits_strop.json"
 
 
 class RayError(RuntimeError):
@@ -68,13 +69,8 @@ class RayProcess:
         """Have the child run one attempt; where the child is lost, so is the attempt."""
         self._is_at_work = True
         try:
-            child = self._started()
-            child.send(job)
-            while True:
-                outcome = child.hear("a sign of life of Ray's driver", self._silent_s)
-                if outcome is not None:
-                    break
-                on_poll()
+            with WaitsFile(job.attempt / WAITS_NAME).kept():
+                outcome = self._outcome_of(job, on_poll)
         except RayError as error:
             outcome = Outcome(cause=str(error), is_lost=True)
         self._is_at_work = False
@@ -88,6 +84,13 @@ class RayProcess:
             if not self._is_at_work:  # or it would not hear of it
                 self._child.end()
             self._kill()
+
+    def _outcome_of(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        child = self._started()
+        child.send(job)
+        while (outcome := child.hear("a sign of life of Ray's driver", self._silent_s)) is None:
+            on_poll()
+        return outcome
 
     def _started(self) -> "_Child":
         if self._child is None:

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.graph import needed
 from pipeline.job import Job, Outcome
 from pipeline.plan import Step, plan_of
-from pipeline.state import RunFolder, RunState, StageState, write_json
+from pipeline.state import RunFolder, RunState, StageState, last_sign_of_life, write_json
 from pipeline.summary import summarize
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _as_left(folder: RunFolder, state: RunState, name: str) -> StageState:
     left = state.stage(name)
     if left.status != "running":
         return left
-    return replace(left, wall_s=left.wall_s + max(0.0, folder.last_sign_of_life(name) - left.begun))
+    return replace(left, wall_s=left.wall_s + max(0.0, last_sign_of_life(folder.stage(name) / "latest") - left.begun))
 
 
 def _failure(folder: RunFolder, name: str, cause: str, job: Job | None = None) -> StageFailed:

@@ -15,10 +15,13 @@ def kill(session: int) -> None:
 
     These end by themselves once their owners are gone, and remove what those have left in shared memory.
     """
-    for pid in _members(session):
-        with suppress(OSError):  # it has ended by itself
-            if TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+    killed: set[int] = set()
+    while found := [pid for pid in _members(session) if pid not in killed]:  # what was forked meanwhile, too
+        for pid in found:
+            killed.add(pid)
+            with suppress(OSError):  # it has ended by itself
+                if TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 def stopped(session: int) -> str:

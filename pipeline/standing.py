@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.progress import Progress, newest_lines, progress
-from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status
+from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status, last_sign_of_life
 from pipeline.summary import exams_of
+from rewards.waits import Waiting
 from stages.base import Estimate
 
 
@@ -78,7 +79,8 @@ def standing_of(folder: RunFolder) -> Standing:
 
 
 def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_driven: bool) -> StageStanding:
-    now, attempt, last = time.time(), folder.stage(name) / "latest", folder.last_sign_of_life(name)
+    now, attempt = time.time(), folder.stage(name) / "latest"
+    last = last_sign_of_life(attempt)
     is_running = state.status == "running"
     until = now if is_driven else last
     return StageStanding(
@@ -90,18 +92,17 @@ def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_dri
         wall_s=state.wall_s + (max(0.0, until - state.begun) if is_running else 0.0),
         cause=state.cause,
         silent_s=max(0.0, now - last) if last else None,
-        waits=_waits(attempt, now) if is_running and is_driven else (),
+        waits=_waits(attempt) if is_running and is_driven else (),
         progress=progress(newest_lines(attempt / "metrics.jsonl"), now),
     )
 
 
-def _waits(attempt: Path, now: float) -> list[str]:
+def _waits(attempt: Path) -> list[str]:
     """Return what the processes of an attempt wait for."""
-    found = []
+    found: list[str] = []
     for file in sorted(attempt.glob("waits*.json")):
         with suppress(OSError, ValueError, TypeError, KeyError):  # it is being written anew
-            for each in json.loads(file.read_text()):
-                found.append(f"{each['what']}, for {now - each['since']:.0f} s (at most {each['limit_s']:.0f} s)")
+            found += [str(Waiting(**waiting)) for waiting in json.loads(file.read_text())]
     return found
 
 

@@ -142,11 +142,6 @@ class RunFolder:
             number = 1 + max(numbers, default=0)
             self.stage(name).rename(self.root / f"{name}.old-{number}")
 
-    def last_sign_of_life(self, name: str) -> float:
-        """Return when a stage's newest attempt last wrote something, in seconds since the epoch; 0.0 for never."""
-        files = [self.stage(name) / "latest" / file for file in ("stage.log", "metrics.jsonl")]
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-
     def is_driven(self) -> bool:
         """Say whether some process holds the run."""
         lock = self.root / ".lock"
@@ -205,6 +200,12 @@ class RunFolder:
             yield
 
 
+def last_sign_of_life(attempt: Path) -> float:
+    """Return when an attempt last printed or measured something, in seconds since the epoch; 0.0 for never."""
+    files = [attempt / name for name in ("stage.log", "metrics.jsonl")]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
 def locks(file: IO[str]) -> bool:
     """Take a file's lock, and say whether it was to be had."""
     try:
@@ -228,12 +229,12 @@ def write_text(path: Path, text: str) -> None:
     """Write text under another name, have the disk take it, and rename it; what a full disk cuts short is removed."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except (OSError, UnicodeError):
         temporary.unlink(missing_ok=True)
         raise
 

@@ -7,6 +7,7 @@ not come. Nothing here is of rewards: it lies in this package since that is the 
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +37,15 @@ class Waiting:
     since: float
     """When it began, in seconds since the epoch."""
     limit_s: float
+    """Infinite where it ends with something that is watched elsewhere."""
+    is_renewed: bool = False
+    """Whether something has come since it began, so that the limit is for the next thing to come."""
+
+    def __str__(self) -> str:
+        limit = "as long as there are signs of life"
+        if math.isfinite(self.limit_s):
+            limit = f"at most {self.limit_s:.0f} s" + " without news" * self.is_renewed
+        return f"{self.what}, for {time.time() - self.since:.0f} s ({limit})"
 
 
 class Wait:
@@ -54,11 +64,13 @@ class Wait:
         self._fails = fails
         self._number = next(self._numbers)
         self._began = time.time()
-        self.renew()
+        self._start = self._said = time.monotonic()
+        self._is_renewed = False
 
     def renew(self) -> None:
-        """Begin anew: something has come."""
-        self._start = self._said = time.monotonic()
+        """Have the limit begin anew: something has come."""
+        self._start = time.monotonic()
+        self._is_renewed = True
 
     @property
     def elapsed_s(self) -> float:
@@ -72,13 +84,12 @@ class Wait:
     def look(self, what: str | None = None) -> None:
         """Say now and then what is waited for, which may be another thing by now; raise when the time is up."""
         self.what = what or self.what
-        elapsed_s = self.elapsed_s
-        if elapsed_s >= self.limit_s:
+        if self.elapsed_s >= self.limit_s:
             way_out = f"; {self._way_out}" if self._way_out else ""
             raise self._fails(f"waited {self.limit_s:.3g} s for {self.what}, in vain{way_out}")
         if time.monotonic() - self._said >= SAY_EVERY_S:
             self._said = time.monotonic()
-            logger.info("waiting for %s, %.0f s so far", self.what, elapsed_s)
+            logger.info("waiting for %s", self._told())
 
     def result_of(self, future: "Future[T]") -> T:
         """Return what a future brings; raises what it raises."""
@@ -96,6 +107,9 @@ class Wait:
             self.look()
             time.sleep(self.slice_s(every_s))
 
+    def _told(self) -> Waiting:
+        return Waiting(what=self.what, since=self._began, limit_s=self.limit_s, is_renewed=self._is_renewed)
+
     def __enter__(self) -> Self:
         with self._lock:
             self._current[self._number] = self
@@ -110,4 +124,4 @@ def current() -> list[Waiting]:
     """Return what this process waits for, the longest wait first."""
     with Wait._lock:
         waits = list(Wait._current.values())
-    return [Waiting(what=wait.what, since=wait._began, limit_s=wait.limit_s) for wait in waits]
+    return [wait._told() for wait in waits]

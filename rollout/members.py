@@ -2,13 +2,13 @@
 
 import logging
 import os
-import socket
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rewards.machine import require_seen, use_own_processors
 from rollout.config import VLLMEngineConfig
 from rollout.engine import EngineModel, Shipment
 from rollout.engine_logs import last_error, log_file, print_to, see
@@ -25,7 +25,8 @@ class EngineActor(VLLMEngine):
     def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
         if log is not None:
             print_to(log)  # vLLM's own processes inherit it
-        _require_seen(model.folder)
+        use_own_processors()
+        require_seen(model.folder)  # or vLLM would look for it on the Hub
         talk_over_own_address()
         super().__init__(model, config)
 
@@ -131,12 +132,3 @@ def is_dead(error: BaseException) -> bool:
         return isinstance(error.cause, EngineDeadError)
     # the memory monitor's kills are no RayActorError
     return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.GetTimeoutError)
-
-
-def _require_seen(folder: Path) -> None:
-    """Raise RolloutError where the model's folder is not on this machine: vLLM would look for it on the Hub."""
-    if not folder.is_dir():
-        raise RolloutError(
-            f"{folder} is not to be seen on {socket.gethostname()}; on a cluster it must lie in a folder that all "
-            "nodes share, and for a model from the Hub so must HF_HOME, see docs/cluster.md"
-        )

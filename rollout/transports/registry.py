@@ -88,11 +88,17 @@ class Routed:
         self._tensors = dict(tensors)
         self._version = version
         self._parcels: dict[Transport, Parcel] = {}
+        self._is_withdrawn = False
         self._lock = threading.Lock()
 
     def ticket(self, engine: str, num_workers: int, reach: Reach) -> Ticket:
-        """Make the weights ready for this way, if they are not yet, and return what the engine needs."""
+        """Make the weights ready for this way, if they are not yet, and return what the engine needs.
+
+        Raises RolloutError where they are withdrawn.
+        """
         with self._lock:
+            if self._is_withdrawn:
+                raise RolloutError(f"version {self._version} of the weights is withdrawn")
             transport = self._routes.to(reach)
             if transport not in self._parcels:
                 self._parcels[transport] = transport.ship(self._tensors, self._version)
@@ -101,7 +107,7 @@ class Routed:
     def withdraw(self) -> None:
         """Let go of the weights, on all ways."""
         with self._lock:
-            self._tensors = {}
+            self._is_withdrawn, self._tensors = True, {}
             while self._parcels:
                 self._parcels.popitem()[1].withdraw()
 

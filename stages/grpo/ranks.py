@@ -5,6 +5,7 @@
 A rank that dies takes the others with it, and the stage goes on from its last checkpoint in a new attempt.
 """
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
@@ -26,8 +27,8 @@ T = TypeVar("T")
 MEETING_POINT = "ranks"
 """File by which they find each other."""
 PATIENCE = timedelta(days=30)
-"""How long a rank waits for the others: the first may wait for rollouts. The recipe's `stall_timeout_s` is before it,
-and names the one that was stopped."""
+"""How long a rank may wait for the others, as torch knows it: the first may wait for rollouts. What ends it is the
+recipe's `stall_timeout_s`, by which the driver watches the first rank, and which names the one that was stopped."""
 
 
 class Ranks:
@@ -43,11 +44,12 @@ class Ranks:
             meeting_point = f"file://{(folder / MEETING_POINT).resolve()}"
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(
-                backend, init_method=meeting_point, rank=self.index, world_size=self.num, timeout=PATIENCE
-            )
-            self._orders = dist.new_group(backend="gloo", timeout=PATIENCE)
-            self._mesh = init_device_mesh(device.type, (self.num,))
+            with _others("all ranks to meet"):
+                dist.init_process_group(
+                    backend, init_method=meeting_point, rank=self.index, world_size=self.num, timeout=PATIENCE
+                )
+                self._orders = dist.new_group(backend="gloo", timeout=PATIENCE)
+                self._mesh = init_device_mesh(device.type, (self.num,))
 
     def shard(self, model: Any) -> Any:
         """Spread a model's weights over the ranks, layer by layer, in place (FSDP2, Zhao et al. 2023 and after)."""
@@ -70,18 +72,19 @@ class Ranks:
         if self.num == 1:
             return [value]
         values: list[Any] = [None] * self.num
-        with Wait("what all ranks have to say", PATIENCE.total_seconds()):  # the group itself gives up then
+        with _others("what all ranks have to say"):
             dist.all_gather_object(values, value, group=self._orders)
         return values
 
     def tell(self, order: Any) -> None:
         """Tell the others; the first rank does."""
-        dist.broadcast_object_list([order], src=0, group=self._orders)
+        with _others("all ranks to hear what they are told"):
+            dist.broadcast_object_list([order], src=0, group=self._orders)
 
     def hear(self) -> Any:
         """Wait for what the first rank tells."""
         box = [None]
-        with Wait("what the first rank tells", PATIENCE.total_seconds()):
+        with _others("what the first rank tells"):
             dist.broadcast_object_list(box, src=0, group=self._orders)
         return box[0]
 
@@ -126,6 +129,10 @@ def follow(held: Ranked) -> None:
         name, (arguments, named) = order
         getattr(held, name)(*arguments, **named)
     held.ranks.close()
+
+
+def _others(what: str) -> Wait:
+    return Wait(what, math.inf)
 
 
 def _layer_kinds(model: Any) -> set[str]:

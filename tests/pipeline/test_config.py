@@ -162,3 +162,34 @@ def test_a_missing_recipe_and_one_that_is_no_mapping_are_said(tmp_path: Path) ->
 def test_an_import_path_alone_is_a_function_reward(recipe: Path) -> None:
     config = load_config(recipe, ["stages.grpo.rewards=[{import_path: 'my.module:fn', weight: 0.5}]"])
     assert config.stages["grpo"].rewards[0].label == "fn"
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("  kwargs: {api_key: 1234}", ""),
+        ("  kwargs: {eos_token: '<|im_end|>', token: '<|im_end|>', max_tokens: 12, secret: short}", ""),
+        ("  kwargs: {api_key_variable: OPENAI_API_KEY, columns: {secret: the_hidden_number}}", ""),
+        ("  base_url: https://host.example:8000/v1", ""),
+        ("  kwargs: {api_key: 'a-long-text'}", "rewards.kwargs.api_key"),
+        ("  kwargs: {aws_secret_access_key: a-long-text}", "rewards.kwargs.aws_secret_access_key"),
+        ("  kwargs: [{headers: {Authorization: a-long-text}}]", "rewards.kwargs.0.headers.Authorization"),
+        ("  password: |\n    ab,cd}ef", "rewards.password"),
+        ("  base_url: https://me:a-long-text@host.example/v1", "rewards.base_url"),
+        ("  rubric: [sk-proj-0123456789abcdef]  # fine", "line 3"),
+        ("  # was hf_0123456789abcdefghij", "line 3"),
+    ],
+)
+def test_what_looks_like_a_secret_is_named_and_not_repeated(line: str, where: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: r\nrewards:\n{line}\n")
+    found = error_of(path)
+    assert ("looks like a secret" in found) == bool(where), found
+    if where:
+        assert where in found
+        assert not any(secret in found for secret in ("a-long-text", "ab,cd}ef", "0123456789"))
+
+
+def test_a_secret_is_refused_as_an_override_too(recipe: Path) -> None:
+    found = error_of(recipe, "stages.grpo.rewards=[{import_path: a:b, kwargs: {password: a-long-text}}]")
+    assert "stages.grpo.rewards.0.kwargs.password looks like a secret" in found and "a-long-text" not in found

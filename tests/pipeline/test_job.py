@@ -12,6 +12,7 @@ from pipeline import job as under_test
 from pipeline.config import RunConfig
 from pipeline.job import Job, run_job
 from pipeline.reservation import bundles_of, told
+from rewards import machine
 from rewards.waits import Wait
 from stages import registry
 from stages.base import NodeLostError, StageResult
@@ -46,7 +47,7 @@ def test_a_stage_asks_for_a_place_for_each_of_its_processes(
 
 @pytest.mark.parametrize("which", ["attempt", "launched_from"])
 def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
-    monkeypatch.setattr(under_test, "SEEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(machine, "SEEN_TIMEOUT_S", 0.05)
     job = job_of(tmp_path, {})
     elsewhere: dict[str, Any] = {which: tmp_path / "elsewhere"}
     outcome = run_job(replace(job, **elsewhere))

@@ -1,5 +1,6 @@
 """Waits end, say what they are for, and are seen while they last."""
 
+import math
 import threading
 import time
 from concurrent.futures import Future
@@ -45,10 +46,35 @@ def test_it_is_listed_while_it_lasts_and_not_after() -> None:
 def test_it_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(waits, "SAY_EVERY_S", 0.05)
     caplog.set_level("INFO")
-    ends = time.monotonic() + 0.3
+    ends = time.monotonic() + 0.5
     with Wait("paint to dry", 5) as wait:
         wait.until(lambda: time.monotonic() > ends, every_s=0.01)
-    assert 3 <= caplog.text.count("waiting for paint to dry") <= 7
+    assert caplog.text.count("waiting for paint to dry") >= 2
+
+
+def test_it_says_for_how_long_it_lasts_and_what_its_limit_is_for() -> None:
+    with Wait("groups", 600), Wait("the others", math.inf):
+        assert [str(waiting) for waiting in current()] == [
+            "groups, for 0 s (at most 600 s)",
+            "the others, for 0 s (as long as there are signs of life)",
+        ]
+    with Wait("groups", 600) as wait:
+        wait._began -= 900
+        wait.renew()
+        assert [str(waiting) for waiting in current()] == ["groups, for 900 s (at most 600 s without news)"]
+
+
+def test_what_comes_does_not_keep_it_from_being_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waits, "SAY_EVERY_S", 0.05)
+    caplog.set_level("INFO")
+    with Wait("groups", 5) as wait:
+        for _ in range(10):
+            time.sleep(0.02)
+            wait.renew()
+            wait.look()
+    assert "waiting for groups" in caplog.text
 
 
 def test_what_comes_meanwhile_begins_it_anew() -> None:

@@ -100,6 +100,8 @@ def test_one_version_reaches_engines_here_and_elsewhere(tmp_path: Path) -> None:
     assert_same({name: here[name] for name in weights()}, weights())
     shipment.withdraw()
     routes.close()
+    with pytest.raises(RolloutError, match="version 3 of the weights is withdrawn"):
+        shipment.ticket("0-1", 1, "same_machine")  # to an engine that is ready too late
     assert [path.name for path in tmp_path.rglob("*")] == ["here"]
 
 
