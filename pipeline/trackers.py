@@ -1,7 +1,7 @@
 """One class for each tracker that people know, all alike: opened, given a line of metrics at a time, closed.
 
-accelerate has wrappers of these, which are not used: in a driver, which trains nothing, they want its process state; they
-started neither W&B nor trackio in a thread, and none goes on with the run of a driver that was killed.
+accelerate has wrappers of these, which are not used: in a driver, which trains nothing, they want its process state;
+they started neither W&B nor trackio in a thread, and none goes on with the run of a driver that was killed.
 
 What a tracker keeps on disk goes below the run's folder, unless its own environment variable says otherwise. Each is
 opened and used in one thread of its own, and by the run that was opened there, for what a library takes for the current
