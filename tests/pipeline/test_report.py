@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -14,6 +15,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.report import compare_page, figures, run_page
 from pipeline.report.closing import leave_report
 from pipeline.report.curves import MOST_POINTS, thinned
+from pipeline.report.decoding import UNFINISHED, texts_of
 from pipeline.report.recipes import differences, without_secrets
 from pipeline.report.run_data import history, joined, read, spent
 from pipeline.state import RunFolder, RunState, StageState
@@ -87,6 +89,31 @@ def test_what_is_damaged_is_left_out_and_said(tmp_path: Path) -> None:
     assert "1 lines of grpo/attempt_003/metrics.jsonl are no metrics" in text
     assert "grpo: step_000001.parquet cannot be read" in text
     assert [3.0, 2.0] in [trace.get("y") for trace in traces_of(text)], "what is not finite is no point of a curve"
+
+
+def byte_fallback() -> Tokenizer:
+    """Return a tokenizer as Llama 2's is: a token for each byte, with the byte's number, and three of texts."""
+    vocabulary = {**{f"<0x{byte:02X}>": byte for byte in range(256)}, "\u2581so": 256, "far": 257, "<unk>": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        ([256, 257, 256], ["so", "far", " so"]),
+        ([0xC3, 0xA9, 256], ["", "é", " so"]),
+        ([0xC3, 0xA9, 0xFF, 256, 257], ["", "é", "", f"{UNFINISHED} so", "far"]),  # a third byte undoes the é
+        ([0xC3, 0xA9, 0xFF, 0xFF, 257] * 2, ["", "é", "", "", f"{2 * UNFINISHED}far"] * 2),
+        ([257, 0xC3], ["far", UNFINISHED]),
+    ],
+)
+def test_each_token_of_an_answer_has_a_text_also_among_bytes_that_make_no_character(
+    tokens: list[int], texts: list[str]
+) -> None:
+    assert texts_of(byte_fallback(), tokens) == texts
 
 
 def test_steps_beyond_a_checkpoint_from_which_a_later_attempt_goes_on_do_not_count() -> None:
