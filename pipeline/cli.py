@@ -19,7 +19,7 @@ from pipeline.graph import needed
 from pipeline.lines import Lines
 from pipeline.plan import Step
 from pipeline.report.closing import leave_report
-from pipeline.standing import standing_of
+from pipeline.standing import require_begun, standing_of
 from pipeline.state import RunFolder, write_json, write_text
 from pipeline.terminal import UNBROKEN, console, errors, has_view, printable, readable_errors
 from pipeline.view import stage_table, view
@@ -106,8 +106,7 @@ def status_command(
     with readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
-        if not folder.has_begun():
-            raise ConfigError(f"the run in {run} has not begun")
+        require_begun(folder)
         if not watch:
             console.print(view(standing_of(folder)), width=None if console.is_terminal else UNBROKEN)
         elif has_view():
@@ -175,7 +174,7 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
             with _observed(config, folder, findings.steps) as observer, _ray(config, folder) as ray:
-                state = run(config, folder, ray.start, observer, only=only)
+                run(config, folder, ray.start, observer, only=only)
         except KeyboardInterrupt:
             errors.print(f"stopped; to go on: strop resume {folder.root}", highlight=False, markup=False)
             raise
@@ -183,8 +182,9 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             errors.print(printable(str(error)), style="red", highlight=False, markup=False)
             leave_report(config, folder)
             raise typer.Exit(1) from error
-    console.print(stage_table(standing_of(folder)))
-    gains = summary.gains_table(config, folder, state)
+    standing = standing_of(folder)
+    console.print(stage_table(standing))
+    gains = summary.gains_table(standing.gains)
     if gains is not None:
         console.print()
         console.print(gains)
