@@ -164,8 +164,7 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     """Check, write down what is about to run, run it, and show what came of it."""
     from pipeline.run import StageFailed, run
 
-    if only is not None:
-        needed(config.stages, only)
+    needed(config.stages, only)  # raises where there is no such stage
     findings = check(config, folder)
     _require_none(findings)
     with folder.locked():
@@ -173,7 +172,7 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            with _observed(config, folder, findings.steps) as observer, _ray(config, folder) as ray:
+            with _observed(config, folder, findings.steps, only) as observer, _ray(config, folder) as ray:
                 run(config, folder, ray.start, observer, only=only)
         except KeyboardInterrupt:
             errors.print(f"stopped; to go on: strop resume {folder.root}", highlight=False, markup=False)
@@ -195,12 +194,12 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
 
 
 @contextmanager
-def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step]) -> Iterator["Observer"]:
+def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step], only: str | None) -> Iterator["Observer"]:
     """Yield who hears of progress: the terminal, and the trackers that the recipe names."""
     from pipeline.run import Observers
 
     try:
-        trackers = tracking.start(config, folder, steps) if config.tracking else None
+        trackers = tracking.start(config, folder, steps, only=only) if config.tracking else None
     except tracking.TrackingError as error:
         raise ConfigError(str(error)) from error
     with trackers or nullcontext(), live.live(folder) if has_view() else nullcontext(Lines()) as seen:
