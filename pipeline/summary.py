@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import RunConfig
 from pipeline.state import RunFolder, RunState
@@ -45,7 +46,7 @@ def gains_table(gains: Mapping[str, Mapping[str, Estimate]]) -> Table | None:
     for heading in ("gain", "beyond noise"):
         found.add_column(heading, justify="right")
     for step, quantity, value in rows:
-        found.add_row(step, quantity, _gain(value), "yes" if value.low > 0 or value.high < 0 else "no")
+        found.add_row(Text(step), Text(quantity), _gain(value), "yes" if value.low > 0 or value.high < 0 else "no")
     return found
 
 

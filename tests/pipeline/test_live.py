@@ -102,11 +102,13 @@ def test_a_terminal_that_cannot_or_should_not_gets_no_colour(begin: Begin, envir
 
 
 def test_without_a_terminal_there_are_plain_lines_and_no_escape_codes(recipe: Path) -> None:
-    command = [sys.executable, str(DRIVER), "works", "run", str(recipe), "--runs", str(recipe.parent)]
+    runs = recipe.parent / "[" / "red]"  # no markup
+    command = [sys.executable, str(DRIVER), "works", "run", str(recipe), "--runs", str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith("sft: run, never ran\n")
     assert "\x1b" not in done.stdout and "a logged line" in done.stderr
-    assert not (recipe.parent / "r" / "driver.log").exists()
+    assert not (runs / "r" / "driver.log").exists()
+    assert f"the same for programs: {runs}/r/summary.json\nto look at: {runs}/r/report.html\n" in done.stdout
 
 
 def test_what_cannot_be_drawn_is_logged_once_and_ends_nothing(

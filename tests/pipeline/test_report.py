@@ -211,7 +211,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 
 
 def test_the_command_line_compares_runs_and_says_which_folder_is_none(tmp_path: Path) -> None:
-    one, two, page = write_run(tmp_path, "one")[1], write_run(tmp_path, "two")[1], tmp_path / "c.html"
+    runs = tmp_path / "[" / "red]"  # no markup
+    one, two, page = write_run(runs, "one")[1], write_run(runs, "two")[1], runs / "c.html"
     refused = CliRunner().invoke(app, ["compare", str(one.root), str(tmp_path / "none"), "--to", str(page)])
     assert refused.exit_code == 2 and "none holds no run that is whole" in refused.output and not page.exists()
     done = CliRunner().invoke(app, ["compare", str(one.root), str(two.root), "--to", str(page)])
@@ -220,6 +221,8 @@ def test_the_command_line_compares_runs_and_says_which_folder_is_none(tmp_path: 
         and str(page) in done.output.replace("\n", "")
         and "Nothing but their names" in page.read_text()
     )
+    told = CliRunner().invoke(app, ["report", str(one.root)])
+    assert told.output == f"{one.root / 'report.html'}\n"
 
 
 @pytest.mark.parametrize("command", ["status", "report", "compare"])
