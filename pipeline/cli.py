@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import live, rewards_cli, summary, tracking
 from pipeline.check import Findings, check
@@ -19,9 +19,9 @@ from pipeline.graph import needed
 from pipeline.lines import Lines
 from pipeline.plan import Step
 from pipeline.report.closing import leave_report
-from pipeline.standing import standing_of
+from pipeline.standing import require_begun, standing_of
 from pipeline.state import RunFolder, write_json, write_text
-from pipeline.terminal import UNBROKEN, console, errors, has_view, printable, readable_errors
+from pipeline.terminal import UNBROKEN, console, errors, has_view, printable, readable_errors, say
 from pipeline.view import stage_table, view
 
 if TYPE_CHECKING:
@@ -88,11 +88,10 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
         _require_run(folder)
         state = folder.load()
         if state is not None and state.begun_in not in ("", str(Path.cwd())):
-            errors.print(
+            say(
                 f"note: the run was begun in {state.begun_in}, from which its recipe's paths are seen; this is "
                 f"{Path.cwd()}",
-                highlight=False,
-                markup=False,
+                on=errors,
             )
         _drive(load_config(folder.resolved, set_), folder, None, None)
 
@@ -106,8 +105,7 @@ def status_command(
     with readable_errors():
         folder = RunFolder(run)
         _require_run(folder)
-        if not folder.has_begun():
-            raise ConfigError(f"the run in {run} has not begun")
+        require_begun(folder)
         if not watch:
             console.print(view(standing_of(folder)), width=None if console.is_terminal else UNBROKEN)
         elif has_view():
@@ -125,7 +123,7 @@ def report_command(run: RunPath) -> None:
         folder = RunFolder(run)
         _require_run(folder)
         written = write(load_config(folder.resolved), folder)
-    console.print(f"{written}", highlight=False, soft_wrap=True)
+    say(str(written))
 
 
 @app.command("compare")
@@ -141,7 +139,7 @@ def compare_command(
         for folder in folders:
             _require_run(folder)
         written = write(folders, to)
-    console.print(f"{written}", highlight=False, soft_wrap=True)
+    say(str(written))
 
 
 @app.command("export")
@@ -158,15 +156,14 @@ def export_command(
         folder = RunFolder(run)
         _require_run(folder)
         written = export(load_config(folder.resolved), folder, stage, to, adapter=adapter)
-    console.print(f"{written}: for transformers, or: vllm serve {written}", highlight=False, soft_wrap=True)
+    say(f"{written}: for transformers, or: vllm serve {written}")
 
 
 def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str | None) -> None:
     """Check, write down what is about to run, run it, and show what came of it."""
     from pipeline.run import StageFailed, run
 
-    if only is not None:
-        needed(config.stages, only)
+    needed(config.stages, only)  # raises where there is no such stage
     findings = check(config, folder)
     _require_none(findings)
     with folder.locked():
@@ -174,33 +171,34 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
-            with _observed(config, folder, findings.steps) as observer, _ray(config, folder) as ray:
-                state = run(config, folder, ray.start, observer, only=only)
+            with _observed(config, folder, findings.steps, only) as observer, _ray(config, folder) as ray:
+                run(config, folder, ray.start, observer, only=only)
         except KeyboardInterrupt:
-            errors.print(f"stopped; to go on: strop resume {folder.root}", highlight=False, markup=False)
+            say(f"stopped; to go on: strop resume {folder.root}", on=errors)
             raise
         except StageFailed as error:
-            errors.print(printable(str(error)), style="red", highlight=False, markup=False)
+            say(str(error), on=errors, style="red")
             leave_report(config, folder)
             raise typer.Exit(1) from error
-    console.print(stage_table(standing_of(folder)))
-    gains = summary.gains_table(config, folder, state)
+    standing = standing_of(folder)
+    console.print(stage_table(standing))
+    gains = summary.gains_table(standing.gains)
     if gains is not None:
         console.print()
         console.print(gains)
     for name in [name for name in config.stages if (folder.stage(name) / "output" / "config.json").is_file()][-1:]:
-        console.print(f"the model of {name}, a Hugging Face folder: {folder.stage(name) / 'output'}", highlight=False)
-    console.print(f"the same for programs: {folder.summary}", highlight=False)
+        say(f"the model of {name}, a Hugging Face folder: {folder.stage(name) / 'output'}")
+    say(f"the same for programs: {folder.summary}")
     leave_report(config, folder)
 
 
 @contextmanager
-def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step]) -> Iterator["Observer"]:
+def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step], only: str | None) -> Iterator["Observer"]:
     """Yield who hears of progress: the terminal, and the trackers that the recipe names."""
     from pipeline.run import Observers
 
     try:
-        trackers = tracking.start(config, folder, steps) if config.tracking else None
+        trackers = tracking.start(config, folder, steps, only=only) if config.tracking else None
     except tracking.TrackingError as error:
         raise ConfigError(str(error)) from error
     with trackers or nullcontext(), live.live(folder) if has_view() else nullcontext(Lines()) as seen:
@@ -247,18 +245,17 @@ def _require_none(findings: Findings) -> None:
 
 def _show(config: RunConfig, findings: Findings) -> None:
     for note in findings.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        say(f"note: {note}")
     _require_none(findings)
-    table = Table(
-        title=f"{config.name}: {config.model}, {config.precision}, engine {config.engine.type}", title_justify="left"
-    )
+    title = Text(printable(f"{config.name}: {config.model}, {config.precision}, engine {config.engine.type}"))
+    table = Table(title=title, title_justify="left")
     for heading in ("stage", "kind", "reads", "would", "why"):
         table.add_column(heading)
     for step in findings.steps:
         stage = config.stages[step.name]
         sources = list(stage.inputs().values()) or ["base model"]
         reads = ", ".join([*sources, *(data.path for part in stage.whole() for data in part.datasets().values())])
-        table.add_row(*map(escape, (step.name, stage.kind, reads, step.action, step.why)))
+        table.add_row(*(Text(printable(part)) for part in (step.name, stage.kind, reads, step.action, step.why)))
     console.print(table)
 
 

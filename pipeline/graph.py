@@ -25,8 +25,13 @@ def order(stages: Mapping[str, StageConfig]) -> list[str]:
     return _in_written_order(sorter, list(stages))
 
 
-def needed(stages: Mapping[str, StageConfig], goal: str) -> set[str]:
-    """Return a stage and all that it reads, directly or not. Raises ConfigError where there is no such stage."""
+def needed(stages: Mapping[str, StageConfig], goal: str | None) -> set[str]:
+    """Return a stage and all that it reads, directly or not; every stage for None.
+
+    Raises ConfigError where there is no such stage.
+    """
+    if goal is None:
+        return set(stages)
     if goal not in stages:
         raise ConfigError(f"there is no stage {goal!r}; stages are {', '.join(map(repr, stages))}")
     found, left = set[str](), [goal]

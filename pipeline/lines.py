@@ -4,11 +4,11 @@ import re
 import time
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from pipeline.plan import Step
 from pipeline.progress import newest_lines
-from pipeline.terminal import console, printable
+from pipeline.terminal import console, printable, say
 
 SHOWN = re.compile(
     r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
@@ -26,9 +26,7 @@ class Lines:
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
-        console.print(
-            f"[bold]{step.name}[/bold]: {step.action}, {escape(printable(step.why))}", highlight=False, soft_wrap=True
-        )
+        console.print(Text.assemble((step.name, "bold"), f": {step.action}, {printable(step.why)}"), soft_wrap=True)
         self._next = time.monotonic() + self.EVERY_S
 
     def works(self, step: Step, attempt: Path) -> None:
@@ -39,9 +37,4 @@ class Lines:
         for newest in newest_lines(attempt / "metrics.jsonl")[-1:]:
             shown = [f"{name} {value:.4g}" for name, value in newest.items() if SHOWN.fullmatch(name)]
             of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
-            console.print(
-                printable(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}"),
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            say(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}")

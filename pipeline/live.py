@@ -1,5 +1,6 @@
 """A run on a terminal while it goes on: the view, drawn anew each second, with what is printed meanwhile above it."""
 
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ from pipeline.standing import standing_of
 from pipeline.state import RunFolder, RunFolderError
 from pipeline.terminal import console, printable
 from pipeline.view import view
+
+logger = logging.getLogger(__name__)
 
 DRAW_EVERY_S = 1.0
 LAST_DRAWING_S = 10.0
@@ -50,14 +53,22 @@ def watch(folder: RunFolder) -> None:
 
 @contextmanager
 def _drawn(folder: RunFolder, printed: IO[bytes] | None) -> Iterator[Live]:
-    """Draw each second, in a thread, and a last time at the end."""
-    is_over = threading.Event()
+    """Draw each second, in a thread, and a last time at the end. What cannot be drawn is logged, once."""
+    is_over, is_told = threading.Event(), threading.Event()
 
     def draw(drawing: Live) -> None:
-        for line in printed or ():
-            drawing.console.print(Text(printable(Text.from_ansi(line.decode(errors="replace")).plain)), soft_wrap=True)
-        with suppress(OSError, RunFolderError):  # a file is being moved: what was seen stays
+        seen = drawing.get_renderable()
+        try:
+            for line in printed or ():
+                text = printable(Text.from_ansi(line.decode(errors="replace")).plain)
+                drawing.console.print(Text(text), soft_wrap=True)
             drawing.update(view(standing_of(folder), height=console.height), refresh=True)
+        except Exception as error:  # no run ends because it cannot be looked at
+            drawing.update(seen)
+            is_passing = isinstance(error, OSError | RunFolderError)  # a file is being moved
+            if not is_passing and not is_told.is_set():
+                is_told.set()
+                logger.exception("where the run stands could not be drawn; what was drawn before stays")
 
     def draw_on(drawing: Live) -> None:
         while not is_over.wait(DRAW_EVERY_S):

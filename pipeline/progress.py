@@ -4,17 +4,18 @@ Of a file that only grows no more than the end is read; a line that is half writ
 """
 
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 TAIL_BYTES = 64 * 1024
 """So much is read: some forty steps of GRPO, some two hundred of SFT."""
 _CAUSE = re.compile(r"(?:.*/)?reward/cause/(\w+)/count")
+_OF_EVERY_LINE = ("step", "num_steps", "time")
 
 Row = Mapping[str, float]
 """A line of metrics."""
@@ -67,7 +68,7 @@ def progress(rows: Sequence[Row], now: float) -> Progress | None:
         step_s=step_s,
         left_s=left_s,
         newest={name: value for row in rows for name, value in row.items()},
-        causes=_causes(rows),
+        causes=count_causes(rows),
         engine_restarts=int(_total(rows, "rollout/engine_restarts")),
         sampled_tokens_per_s=_per_s(rows, _total(rows[1:], "rollout/sampled_tokens")),
         learned_tokens_per_s=_per_s(rows, _total(rows[1:], "train/forwarded_tokens") or _growth(rows)),
@@ -86,32 +87,35 @@ def _tail(metrics: Path, mtime_ns: int, size: int) -> Sequence[Row]:
 
 
 def row_of(line: bytes) -> Row | None:
-    """Return a line's numbers; None for one that is half written, or that a full disk cut."""
+    """Return a line's numbers, its step among them; None for a line that is half written, cut, or damaged.
+
+    Step, number of steps and time are finite; a metric need not be.
+    """
     try:
-        tree = json.loads(line)
+        tree = json.loads(line, parse_int=float)  # an integer may have more digits than any float
     except (ValueError, RecursionError):
         return None
-    if not isinstance(tree, dict) or not _is_number(tree.get("step")):
+    if not isinstance(tree, dict) or "step" not in tree:
         return None
-    return {name: value for name, value in tree.items() if _is_number(value)}
+    row = {name: value for name, value in tree.items() if isinstance(value, float)}
+    is_whole = all(math.isfinite(row.get(name, math.nan)) for name in _OF_EVERY_LINE if name in tree)
+    return row if is_whole else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _causes(rows: Sequence[Row]) -> Mapping[str, int]:
-    causes = Counter[str]()
+def count_causes(rows: Iterable[Row]) -> Counter[str]:
+    """Return how many answers were scored with each cause, those of exams among them."""
+    counts = Counter[str]()
     for row in rows:
         for name, count in row.items():
-            if found := _CAUSE.fullmatch(name):
-                causes[found[1]] += int(count)
-    return causes
+            if (found := _CAUSE.fullmatch(name)) and math.isfinite(count):
+                counts[found[1]] += int(count)
+    return counts
 
 
 def _total(rows: Sequence[Row], metric: str) -> float:
     """Add a metric up, those of exams with it, whose names begin with the exam's."""
-    return sum(value for row in rows for name, value in row.items() if name == metric or name.endswith(f"/{metric}"))
+    values = [value for row in rows for name, value in row.items() if name == metric or name.endswith(f"/{metric}")]
+    return sum(filter(math.isfinite, values))
 
 
 def _growth(rows: Sequence[Row], metric: str = "train/seen_tokens") -> float:

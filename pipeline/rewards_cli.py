@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import ConfigError
-from pipeline.terminal import console, errors, readable_errors
+from pipeline.terminal import console, errors, printable, readable_errors, say
 
 app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups anew.", no_args_is_help=True)
 
@@ -42,7 +43,7 @@ def score_command(reward: Specs, data: Data, deadline_s: Deadline = 20.0, worker
         seconds = time.monotonic() - start
     mean = f"mean {sum(values) / len(values):.4g}" if values else "no value"
     counted = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-    errors.print(f"{causes.total()} attempts: {counted}; {mean}; {seconds:.1f} s with the workers' start")
+    say(f"{causes.total()} attempts: {counted}; {mean}; {seconds:.1f} s with the workers' start", on=errors)
 
 
 @app.command("check")
@@ -60,7 +61,7 @@ def check_command(
         findings = list(offline.contract(data, setup, is_random=random))
     for finding in findings:
         mark = "kept    " if finding.is_kept else "not kept"
-        console.print(f"{mark}  {finding.clause}: {finding.detail}", highlight=False, markup=False, soft_wrap=True)
+        say(f"{mark}  {finding.clause}: {finding.detail}")
     if not all(finding.is_kept for finding in findings):
         raise typer.Exit(2)
 
@@ -81,7 +82,8 @@ def rescore_command(
         if not files:
             raise ConfigError(f"{run / stage / 'rollouts'} holds no groups; name another stage by --stage")
         found = offline.rescore(files, offline.setup(reward, deadline_s=deadline_s, num_workers=workers))
-    table = Table(title=f"{run}, stage {stage}: {', '.join(reward)} instead of its own rewards", title_justify="left")
+    title = Text(printable(f"{run}, stage {stage}: {', '.join(reward)} instead of its own rewards"))
+    table = Table(title=title, title_justify="left")
     table.add_column("of the stored groups")
     table.add_column("", justify="right")
     for name, value in asdict(found).items():

@@ -72,7 +72,7 @@ def run(
     ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
     state = folder.load() or RunState(name=config.name, begun_in=str(Path.cwd()))
-    wanted = needed(config.stages, only) if only else set(config.stages)
+    wanted = needed(config.stages, only)
     steps = [step for step in plan_of(config, folder) if step.name in wanted]
     launcher: Launcher | None = None
     for step in steps:

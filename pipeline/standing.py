@@ -7,15 +7,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.progress import Progress, newest_lines, progress
 from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status, last_sign_of_life
-from pipeline.summary import exams_of
+from pipeline.summary import exams_of, gains_of
 from rewards.waits import Waiting
-from stages.base import Estimate
+from stages.base import Estimate, StageResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,35 @@ class Standing:
     is_driven: bool
     """Whether some process drives it."""
     stages: Sequence[StageStanding]
-    exams: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """What exams found, by examined stage and quantity."""
+    results: Mapping[str, StageResult]
+    """Of the stages that are done."""
+    notes: Sequence[str]
+    """What of the run could not be read."""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent in stages, over all their attempts."""
+        return sum(stage.wall_s for stage in self.stages)
+
+    @property
+    def exams(self) -> Mapping[str, Mapping[str, Estimate]]:
+        """What exams found, by examined stage and quantity."""
+        return exams_of(self.results)
+
+    @property
+    def gains(self) -> Mapping[str, Mapping[str, Estimate]]:
+        """What each examined model gained over the one before, by step between the two and quantity."""
+        return gains_of(self.results)
+
+    def status_of(self, stage: StageStanding) -> str:
+        """Return a stage's status in a word; one that runs by its record, with no driver left, is "interrupted"."""
+        return "interrupted" if stage.status == "running" and not self.is_driven else stage.status
+
+
+def require_begun(folder: RunFolder) -> None:
+    """Raise RunFolderError where no stage of a run was ever started."""
+    if not folder.has_begun():
+        raise RunFolderError(f"the run in {folder.root} has not begun; begin it with: strop resume {folder.root}")
 
 
 def standing_of(folder: RunFolder) -> Standing:
@@ -60,11 +87,13 @@ def standing_of(folder: RunFolder) -> Standing:
     Both are read for what is shown alone, so that a run of another version of this program can be looked at.
     """
     recipe, state = _recipe(folder), _state(folder)
-    results = {}
+    results, notes = dict[str, StageResult](), list[str]()
     for name in recipe["kinds"]:
         if state.stage(name).status == "done":
-            with suppress(RunFolderError):  # one result that is damaged hides no other
+            try:
                 results[name] = folder.result(name)
+            except RunFolderError as error:  # one result that is damaged hides no other
+                notes.append(str(error))
     is_driven = folder.is_driven()
     return Standing(
         name=recipe["name"],
@@ -74,7 +103,8 @@ def standing_of(folder: RunFolder) -> Standing:
         stages=[
             _stage(folder, name, kind, state.stage(name), is_driven=is_driven) for name, kind in recipe["kinds"].items()
         ],
-        exams=exams_of(results),
+        results=results,
+        notes=notes,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import RunConfig
 from pipeline.state import RunFolder, RunState
@@ -29,16 +30,13 @@ def summarize(config: RunConfig, folder: RunFolder, state: RunState) -> dict[str
             for name, stage in config.stages.items()
         ],
         "exams": _plain(exams_of(results)),
-        "gains": _plain(_joined(result.gains for result in results.values())),
+        "gains": _plain(gains_of(results)),
     }
 
 
-def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table | None:
+def gains_table(gains: Mapping[str, Mapping[str, Estimate]]) -> Table | None:
     """Return what each examined model gained over the one before, on the same problems; None without an exam."""
-    results = [folder.result(name) for name in config.stages if state.stage(name).status == "done"]
-    rows = [
-        (step, quantity, value) for r in results for step, row in r.gains.items() for quantity, value in row.items()
-    ]
+    rows = [(step, quantity, value) for step, row in gains.items() for quantity, value in row.items()]
     if not rows:
         return None
     title = "paired gains with 95 % bootstrap intervals"
@@ -48,13 +46,18 @@ def gains_table(config: RunConfig, folder: RunFolder, state: RunState) -> Table 
     for heading in ("gain", "beyond noise"):
         found.add_column(heading, justify="right")
     for step, quantity, value in rows:
-        found.add_row(step, quantity, _gain(value), "yes" if value.low > 0 or value.high < 0 else "no")
+        found.add_row(Text(step), Text(quantity), _gain(value), "yes" if value.low > 0 or value.high < 0 else "no")
     return found
 
 
 def exams_of(results: Mapping[str, StageResult]) -> dict[str, dict[str, Estimate]]:
     """Return what exams found, of all evaluate stages together, by examined stage and quantity."""
     return _joined(result.exams for result in results.values())
+
+
+def gains_of(results: Mapping[str, StageResult]) -> dict[str, dict[str, Estimate]]:
+    """Return what exams found each model to gain over the one before, of all evaluate stages together."""
+    return _joined(result.gains for result in results.values())
 
 
 def _plain(table: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:

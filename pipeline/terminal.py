@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from pipeline.config import ConfigError
 from pipeline.state import RunFolderError
@@ -23,6 +24,11 @@ UNBROKEN = 2000
 def printable(text: str) -> str:
     """Return a text of somebody else's with everything that would act on a terminal written out: an escape as \\x1b."""
     return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
+def say(text: str, *, on: Console = console, style: str = "") -> None:
+    """Print a text as it is, its lines whole: nothing in it is markup, nothing is coloured, and nothing acts."""
+    on.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def has_view() -> bool:
@@ -44,8 +50,8 @@ def readable_errors() -> Iterator[None]:
         StageError,
         BlockingIOError,
     ) as error:
-        errors.print(printable(str(error)), style="red", highlight=False, markup=False)
+        say(str(error), on=errors, style="red")
         raise typer.Exit(2) from error
     except OSError as error:
-        errors.print(printable(f"{type(error).__name__}: {error}"), style="red", highlight=False, markup=False)
+        say(f"{type(error).__name__}: {error}", on=errors, style="red")
         raise typer.Exit(1) from error

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import Self
 
 from pipeline.config import RunConfig
+from pipeline.graph import needed
 from pipeline.plan import Step
 from pipeline.progress import Row, row_of
 from pipeline.state import RunFolder, write_json
@@ -49,6 +50,8 @@ class Record:
     """The trackers' runs."""
     reached: dict[str, int] = field(default_factory=dict)
     """The last step of each stage that was handed on."""
+    lines_of_reached: dict[str, int] = field(default_factory=dict)
+    """How many lines of that step were handed on: an exam writes one of its own."""
     num_lines: int = 0
 
 
@@ -70,12 +73,12 @@ class Tracking:
         self._reading: tuple[str, Path] | None = None
         self._read_bytes = 0
         self._reached_before = -1
+        self._lines_to_pass_over = 0
         self._feeds = {name: _Feed(name, open_) for name, open_ in openings.items()}
         try:
             self._record.ids |= {name: feed.opened() for name, feed in self._feeds.items()}
         except TrackingError as error:
-            for feed in self._feeds.values():
-                feed.close(failed=True, timeout_s=close_timeout_s)
+            self._end(failed=True)
             anew = f", or delete {folder / RECORD} to begin a new run there" if self._record.ids else ""
             raise TrackingError(f"{error}{anew}") from error
 
@@ -105,13 +108,22 @@ class Tracking:
     def close(self, *, failed: bool = False) -> None:
         """Read the end of the last stage; wait for the trackers, which are left behind when they take too long."""
         self._read()
+        self._end(failed=failed)
+
+    def _end(self, *, failed: bool) -> None:
+        """Have all trackers finish at once; those that take too long are left behind."""
         for feed in self._feeds.values():
-            feed.close(failed=failed, timeout_s=self._close_timeout_s)
+            feed.end(failed=failed)
+        deadline = time.monotonic() + self._close_timeout_s
+        for name, feed in self._feeds.items():
+            if not feed.has_ended(within_s=max(0.0, deadline - time.monotonic())):
+                logger.warning("%s did not take the last metrics within %.0f s", name, self._close_timeout_s)
 
     def _turn_to(self, stage: str, attempt: Path) -> None:
         """Begin another attempt; the steps that it takes again, from a checkpoint on, have been handed on already."""
         self._reading, self._read_bytes = (stage, attempt), 0
         self._reached_before = self._record.reached.get(stage, -1)
+        self._lines_to_pass_over = self._record.lines_of_reached.get(stage, 0)
 
     def _read(self) -> None:
         """Hand on new lines. A disk that fails costs metrics, and no stage."""
@@ -121,12 +133,19 @@ class Tracking:
         before = self._record.num_lines
         try:
             for row in self._new_rows(attempt / "metrics.jsonl"):
-                if int(row["step"]) > self._reached_before:
+                if self._is_new(int(row["step"])):
                     self._hand_on(stage, row)
             if self._record.num_lines > before:
                 write_json(self._folder / RECORD, asdict(self._record))
         except OSError as error:
             logger.warning("metrics of %s were not all handed on to trackers: %s", stage, error)
+
+    def _is_new(self, step: int) -> bool:
+        """Say whether the next line, which is of this step, has not been handed on from an earlier attempt."""
+        if step == self._reached_before and self._lines_to_pass_over:
+            self._lines_to_pass_over -= 1
+            return False
+        return step >= self._reached_before
 
     def _hand_on(self, stage: str, row: Row) -> None:
         line = TrackedLine(
@@ -139,7 +158,10 @@ class Tracking:
         for feed in self._feeds.values():
             feed.put(line)
         self._record.num_lines += 1
-        self._record.reached[stage] = max(line.step, self._record.reached.get(stage, -1))
+        reached = self._record.reached.get(stage, -1)
+        if line.step >= reached:
+            before = self._record.lines_of_reached.get(stage, 0) if line.step == reached else 0
+            self._record.reached[stage], self._record.lines_of_reached[stage] = line.step, before + 1
 
     def _new_rows(self, file: Path) -> Iterator[Row]:
         if not file.is_file():
@@ -181,13 +203,15 @@ class _Feed:
         """Have a line handed on; returns at once."""
         self._lines.put(line)
 
-    def close(self, *, failed: bool, timeout_s: float) -> None:
-        """Have the tracker finish; it is left behind when that takes too long."""
+    def end(self, *, failed: bool) -> None:
+        """Have the tracker finish; returns at once."""
         self._failed = failed
         self._lines.put(None)
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            logger.warning("%s did not take the last metrics within %.0f s", self._name, timeout_s)
+
+    def has_ended(self, *, within_s: float) -> bool:
+        """Wait so long at most for the tracker to finish, and say whether it has."""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     def _serve(self, open_: Callable[[], Tracker]) -> None:
         try:
@@ -211,15 +235,16 @@ def missing(config: RunConfig) -> Iterator[str]:
             yield f"tracking: {name} is not installed; pip install {PACKAGES[name]}, or leave it out"
 
 
-def start(config: RunConfig, folder: RunFolder, steps: Sequence[Step]) -> Tracking:
-    """Start the trackers that the recipe names, for a run that is to take these steps.
+def start(config: RunConfig, folder: RunFolder, steps: Sequence[Step], *, only: str | None = None) -> Tracking:
+    """Start the trackers that the recipe names, for a run with this plan.
 
-    Raises TrackingError where one cannot be started.
+    With ``only``, it takes no more of it than what leads to that stage: no other begins anew. Raises TrackingError
+    where one cannot be started, and ConfigError where there is no such stage.
     """
     place = folder.root / "tracking"
-    anew = {step.name for step in steps if step.action == "run"}
+    without_result = {step.name for step in steps if step.action == "run"}
     record = _record(place / RECORD)
-    if anew & set(record.reached):
+    if without_result & needed(config.stages, only) & set(record.reached):
         record = Record()
     new_id = f"{config.name}-{secrets.token_hex(3)}"
     values = dict(flat(config.model_dump(mode="json")))
@@ -238,7 +263,7 @@ def start(config: RunConfig, folder: RunFolder, steps: Sequence[Step]) -> Tracki
     }
     tracking = Tracking(openings, place, record)
     for step in steps:
-        if step.name not in anew:
+        if step.name not in without_result:
             tracking.catch_up(step.name, sorted(folder.stage(step.name).glob("attempt_*")))
     return tracking
 

@@ -72,7 +72,8 @@ def view(standing: Standing, *, height: int | None = None) -> RenderableType:
     """Return a run's whole view; of many stages no more than ``height`` lines leave room for."""
     room = None if height is None else max(3, height - HEIGHT_OF_DETAILS)
     blocks = [block for stage in standing.stages for block in _block(stage, standing)]
-    return Group(stage_table(standing, most=room), *blocks)
+    notes = [Text(f"\n{printable(note)}", style="yellow", overflow="fold") for note in standing.notes]
+    return Group(stage_table(standing, most=room), *blocks, *notes)
 
 
 def stage_table(standing: Standing, *, most: int | None = None) -> Table:
@@ -101,7 +102,7 @@ def stage_table(standing: Standing, *, most: int | None = None) -> Table:
         table.add_row(f"{before} more")
     for stage in shown:
         wall = duration(stage.wall_s) if stage.wall_s else ""
-        add(stage.name, stage.kind, _status(stage, standing), wall)
+        add(stage.name, stage.kind, standing.status_of(stage), wall)
     if after:
         table.add_row(f"{after} more")
     return table
@@ -121,10 +122,6 @@ def _around(stages: Sequence[StageStanding], most: int | None) -> tuple[int, Seq
     current = next((at for at, stage in enumerate(stages) if stage.status != "done"), len(stages) - 1)
     first = min(max(0, current - most // 2), len(stages) - most)
     return first, stages[first : first + most], len(stages) - first - most
-
-
-def _status(stage: StageStanding, standing: Standing) -> str:
-    return "interrupted" if stage.status == "running" and not standing.is_driven else stage.status
 
 
 def _cell(value: Estimate | None) -> str:

@@ -53,7 +53,9 @@ def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
     partial = path.with_name(f".{path.name}.writing")  # what a kill leaves, the next attempt writes over
     try:
         with partial.open("wb") as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")
+            pq.write_table(
+                pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd", write_page_checksum=True
+            )
             file.flush()
             os.fsync(file.fileno())  # a name on the disk means the content is
         partial.replace(path)
@@ -62,10 +64,19 @@ def write_groups(path: Path, groups: Sequence[RolloutGroup]) -> None:
 
 
 def read_groups(path: Path) -> list[RolloutGroup]:
-    """Read what `write_groups` wrote, equal to what it was given, tuples and lists in JSON columns aside."""
-    rows = pq.read_table(path).to_pylist()
-    grouped = [list(members) for _, members in groupby(rows, key=lambda row: row["group"])]
-    return [_group(rows) for rows in grouped]
+    """Read what `write_groups` wrote, equal to what it was given, tuples and lists in JSON columns aside.
+
+    Raises ValueError for a file that is damaged, or that something else has written; OSError where it is not there.
+    """
+    content = path.read_bytes()
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True).select(_SCHEMA.names)
+        if not table.schema.equals(_SCHEMA):
+            raise ValueError(f"its columns are {table.schema}")
+        grouped = [list(members) for _, members in groupby(table.to_pylist(), key=lambda row: row["group"])]
+        return [_group(rows) for rows in grouped]
+    except Exception as error:  # Arrow and JSON raise a dozen types, and lost columns and values some more
+        raise ValueError(f"{path} holds no groups of a run ({type(error).__name__}: {error})") from error
 
 
 def _group(rows: Sequence[dict[str, Any]]) -> RolloutGroup:
@@ -128,6 +139,8 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         finish_reason=row["finish_reason"],
         given=tuple((start, end) for start, end in row["given"]),
     )
+    if not len(completion.token_ids) == len(completion.logprobs) == len(completion.versions):
+        raise ValueError(f"an answer to {row['prompt_id']!r} has not as many log-probabilities and versions as tokens")
     score = Score(
         value=row["score"],
         cause=row["cause"],

@@ -178,8 +178,8 @@ def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
     for file in files:
         try:
             groups += read_groups(file)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file} holds no groups of a run: {error}") from error
+        except (OSError, ValueError) as error:
+            raise DataError(str(error)) from error
     check_deadline(setup.rewards, setup.scoring, max(len(group.rollouts) for group in groups))
     with Scorer(setup.rewards, setup.scoring) as scorer:
         after = [[score.value for score in scores] for scores in _scored(scorer, [_attempts(g) for g in groups])]

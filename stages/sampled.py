@@ -47,7 +47,10 @@ def sample(config: AnyStage, folder: Path, decode: Decode, most_tokens: int) -> 
     for number, file in enumerate(chosen, start=1):
         try:
             groups = read_groups(file)
-        except (OSError, ValueError, KeyError) as error:  # damaged, or of another version's making
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # removed meanwhile, damaged, or of another version's making
             found.notes.append(f"{folder.name}: {file.name} cannot be read ({error})")
             continue
         found.num_read += 1

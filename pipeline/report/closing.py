@@ -2,7 +2,7 @@
 
 from pipeline.config import RunConfig
 from pipeline.state import RunFolder
-from pipeline.terminal import console, errors
+from pipeline.terminal import errors, say
 
 
 def leave_report(config: RunConfig, folder: RunFolder) -> None:
@@ -12,12 +12,11 @@ def leave_report(config: RunConfig, folder: RunFolder) -> None:
 
         written = write(config, folder)
     except Exception as error:  # whatever it is, the run itself has ended as it did
-        errors.print(
+        say(
             f"the report could not be written ({type(error).__name__}: {error}); "
             f"once that is mended: strop report {folder.root}",
+            on=errors,
             style="yellow",
-            highlight=False,
-            markup=False,
         )
         return
-    console.print(f"to look at: {written}", highlight=False, markup=False, soft_wrap=True)
+    say(f"to look at: {written}")

@@ -14,7 +14,7 @@ from pipeline.state import RunFolder, write_text
 def write(folders: Sequence[RunFolder], to: Path) -> Path:
     """Write the page of several runs, which have begun; return the file.
 
-    Raises ConfigError for a single run, and for runs that have one name.
+    Raises ConfigError for a single run, and for runs that have one name; RunFolderError for one that has not begun.
     """
     if len(folders) < 2:
         raise ConfigError(f"there is nothing to compare {folders[0].root} with; name another run, or see: strop report")

@@ -27,10 +27,18 @@ def texts_of(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     """Return each token's text. A character of several tokens is the last one's, and the others' are empty."""
     from tokenizers.decoders import DecodeStream
 
-    stream = DecodeStream([], False)  # special tokens are shown
-    found = [stream.step(tokenizer, token) for token in tokens]
-    texts = [text or "" for text in found]
-    if found and found[-1] is None:
+    stream, begun = DecodeStream([], False), 0  # special tokens are shown
+    texts = [""] * len(tokens)
+    for at, token in enumerate(tokens):
+        try:
+            text = stream.step(tokenizer, token)
+        except Exception:  # the library's only type: with the bytes that came after it, what was decoded is no more
+            pending = list(tokens[begun : at + 1])
+            text = tokenizer.decode(pending, skip_special_tokens=False)
+            stream = DecodeStream(pending, False)
+        if text is not None:
+            texts[at], begun = text, at + 1
+    if begun < len(tokens):
         texts[-1] = UNFINISHED
     return texts
 

@@ -1,17 +1,15 @@
 """Figures of whole runs, by plotly: the climb, time, causes, distributions."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from pipeline.progress import count_causes
 from pipeline.report.run_data import ACTIVITIES, REST, WAITING, RunData
-from pipeline.summary import exams_of
 from stages.base import Estimate
 
-CAUSE = re.compile(r"(?:.*/)?reward/cause/(\w+)/count")
 MOST_BINS = 40
 """Of a distribution."""
 
@@ -20,7 +18,7 @@ def climb(runs: Sequence[RunData]) -> Iterator[tuple[str, go.Figure]]:
     """Yield what each stage's model reached in exams, with 95 % intervals: of one run in one picture, of several in
     one for each exam. Lines lead from a model to those that started from it.
     """
-    exams = [exams_of(run.results) for run in runs]
+    exams = [run.standing.exams for run in runs]
     quantities = sorted({quantity for found in exams for row in found.values() for quantity in row})
     if not quantities:
         return
@@ -110,12 +108,10 @@ def time_spent(runs: Sequence[RunData]) -> go.Figure | None:
 
 def causes(run: RunData) -> tuple[Counter[str], go.Figure | None]:
     """Return how many answers the run's metrics count, by cause of their score, and a picture of all but "ok"."""
-    counts = {stage: Counter[str]() for stage in run.histories}
-    for stage, history in run.histories.items():
-        for row in history.values():
-            for name, count in row.items():
-                if cause := CAUSE.fullmatch(name):
-                    counts[stage][cause[1].replace("_", " ")] += int(count)
+    counts = {
+        stage: Counter({cause.replace("_", " "): count for cause, count in count_causes(history.values()).items()})
+        for stage, history in run.histories.items()
+    }
     total = sum(counts.values(), Counter[str]())
     kinds = [kind for kind in sorted(total) if kind != "ok"]
     figure = go.Figure(layout={"template": {}})

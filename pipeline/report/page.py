@@ -16,7 +16,6 @@ from plotly.offline import get_plotlyjs
 from pipeline.report.curves import Panel
 from pipeline.report.recipes import Difference
 from pipeline.report.run_data import RunData
-from pipeline.summary import summarize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(_part("page.html")).render(
         page=page,
-        summaries=[summarize(run.config, run.folder, run.state) for run in page.runs],
+        runs=[run.standing for run in page.runs],
         style=_part("page.css"),
         scripts=scripts,
         hashes=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],

@@ -1,6 +1,5 @@
 """What a run's folder holds of figures: results, metrics by step, and seconds by activity, as its page shows them."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.state import RunFolder, RunState
-from stages.base import StageResult
+from pipeline.progress import Row, row_of
+from pipeline.standing import Standing, require_begun, standing_of
+from pipeline.state import RunFolder
 
-Metrics = Mapping[str, float]
-"""Of one step: a line of `metrics.jsonl`."""
-History = Mapping[int, Metrics]
+History = Mapping[int, Row]
 """Metrics by step."""
 
 ACTIVITIES: Mapping[str, str] = {
@@ -32,9 +30,7 @@ class RunData:
 
     config: RunConfig
     folder: RunFolder
-    state: RunState
-    results: Mapping[str, StageResult]
-    """Of the stages that are done."""
+    standing: Standing
     histories: Mapping[str, History]
     """By stage. Of a step that several attempts took, the last; of an exam, all its metrics under step 0."""
     spent_s: Mapping[str, Mapping[str, float]]
@@ -44,29 +40,25 @@ class RunData:
 
 
 def read(config: RunConfig, folder: RunFolder) -> RunData:
-    """Read a run that has begun, finished or not. Raises FileNotFoundError where it has not."""
-    state = folder.load()
-    if state is None:
-        raise FileNotFoundError(f"{folder.root} holds no run that has begun")
-    notes: list[str] = []
+    """Read a run that has begun, finished or not. Raises RunFolderError where it has not, or cannot be read."""
+    require_begun(folder)
+    standing = standing_of(folder)
+    notes = list(standing.notes)
     attempts = {name: _attempts(folder.stage(name), notes) for name in config.stages}
     return RunData(
         config=config,
         folder=folder,
-        state=state,
-        results={name: folder.result(name) for name in config.stages if state.stage(name).status == "done"},
+        standing=standing,
         histories={
             name: joined(found) if config.stages[name].kind == "evaluate" else history(found)
             for name, found in attempts.items()
         },
-        spent_s={
-            name: spent(found, state.stage(name).wall_s) for name, found in attempts.items() if state.stage(name).wall_s
-        },
+        spent_s={stage.name: spent(attempts[stage.name], stage.wall_s) for stage in standing.stages if stage.wall_s},
         notes=notes,
     )
 
 
-def history(attempts: Sequence[Sequence[Metrics]]) -> History:
+def history(attempts: Sequence[Sequence[Row]]) -> History:
     """Return the metrics of each step that led to where the stage is now.
 
     An attempt goes on from a checkpoint: steps that an earlier one took beyond it are no part of what became.
@@ -80,12 +72,12 @@ def history(attempts: Sequence[Sequence[Metrics]]) -> History:
     return dict(sorted(found.items()))
 
 
-def joined(attempts: Sequence[Sequence[Metrics]]) -> History:
+def joined(attempts: Sequence[Sequence[Row]]) -> History:
     """Return an exam's metrics, each of which has its model's name; of such as are told twice, the last."""
     return {0: {name: value for rows in attempts for row in rows for name, value in row.items()}}
 
 
-def spent(attempts: Sequence[Sequence[Metrics]], wall_s: float) -> dict[str, float]:
+def spent(attempts: Sequence[Sequence[Row]], wall_s: float) -> dict[str, float]:
     """Return how many of a stage's seconds went into what, work that was lost with an attempt included.
 
     Scores are waited for once all answers are there; until then, scoring goes on beside generating.
@@ -103,18 +95,13 @@ def spent(attempts: Sequence[Sequence[Metrics]], wall_s: float) -> dict[str, flo
     return {activity: value for activity, value in seconds.items() if value > 0}
 
 
-def _attempts(stage: Path, notes: list[str]) -> list[list[Metrics]]:
+def _attempts(stage: Path, notes: list[str]) -> list[list[Row]]:
     return [_rows(file, notes) for file in sorted(stage.glob("attempt_*/metrics.jsonl"))]
 
 
-def _rows(file: Path, notes: list[str]) -> list[Metrics]:
-    rows, num_broken = list[Metrics](), 0
-    for line in file.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": float(row["step"])})
-        except (ValueError, TypeError, KeyError):  # half written yet, or cut by a kill or a full disk
-            num_broken += 1
-    if num_broken:
+def _rows(file: Path, notes: list[str]) -> list[Row]:
+    lines = file.read_bytes().splitlines()
+    rows = [row for line in lines if (row := row_of(line)) is not None]
+    if num_broken := len(lines) - len(rows):  # half written yet, or cut by a kill or a full disk
         notes.append(f"{num_broken} lines of {file.relative_to(file.parents[2])} are no metrics, and are left out")
     return rows

@@ -22,7 +22,7 @@ MOST_TOKENS = 300_000
 def write(config: RunConfig, folder: RunFolder) -> Path:
     """Write a run's report from what lies in its folder, finished or not; return the file.
 
-    Raises FileNotFoundError where the run has not begun.
+    Raises RunFolderError where the run has not begun, or cannot be read.
     """
     run = read(config, folder)
     samples = _samples(run)
@@ -30,7 +30,7 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
     num_files = sum(found.num_files for found in samples.values())
     page = Page(
         title=config.name,
-        facts=f"{config.model}, seed {config.seed}, engine {config.engine.type}, {run.state.wall_s:.0f} s in stages",
+        facts=f"{config.model}, seed {config.seed}, engine {config.engine.type}, {run.standing.wall_s:.0f} s in stages",
         runs=[run],
         rows=list(_rows(run, samples)),
         groups=[group for found in samples.values() for group in found.groups],

@@ -66,6 +66,14 @@ def test_a_right_recipe_is_planned(tmp_path: Path, recipe: dict[str, Any]) -> No
     assert result.stdout.count("never ran") == 2
 
 
+def test_paths_are_shown_as_they_are(tmp_path: Path, recipe: dict[str, Any], model: Path) -> None:
+    (tmp_path / "[" / "red]").mkdir(parents=True)
+    (tmp_path / "[" / "red]" / "m").symlink_to(model)
+    result = check(tmp_path, {**recipe, "model": str(tmp_path / "[" / "red]" / "m")})
+    assert result.returncode == 0, result.stderr
+    assert "[/red]/m" in result.stdout.replace("\n", "")
+
+
 def test_a_prompt_longer_than_the_engine_s_context(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "long.jsonl", [*ROWS, {**ROWS[0], "prompt": "3 " * 200}])
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'grpo'", "the prompt of row 10", "engine.max_model_tokens")

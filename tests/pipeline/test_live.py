@@ -1,13 +1,18 @@
 """The view on a terminal: drawn while a run goes on, torn by nothing, and leaving a clean terminal behind."""
 
+import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from pipeline import live
+from pipeline.state import RunState
 from tests.end_to_end.runs import write_recipe, write_rows
 from tests.pipeline.folders import running, write_lines, write_run
 from tests.pipeline.screen import HIDE, ROOT, SHOW, Terminal, screen
@@ -97,11 +102,31 @@ def test_a_terminal_that_cannot_or_should_not_gets_no_colour(begin: Begin, envir
 
 
 def test_without_a_terminal_there_are_plain_lines_and_no_escape_codes(recipe: Path) -> None:
-    command = [sys.executable, str(DRIVER), "works", "run", str(recipe), "--runs", str(recipe.parent)]
+    runs = recipe.parent / "[" / "red]"  # no markup
+    command = [sys.executable, str(DRIVER), "works", "run", str(recipe), "--runs", str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith("sft: run, never ran\n")
     assert "\x1b" not in done.stdout and "a logged line" in done.stderr
-    assert not (recipe.parent / "r" / "driver.log").exists()
+    assert not (runs / "r" / "driver.log").exists()
+    assert f"the same for programs: {runs}/r/summary.json\nto look at: {runs}/r/report.html\n" in done.stdout
+
+
+def test_what_cannot_be_drawn_is_logged_once_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80, height=40)
+    monkeypatch.setattr(live, "console", terminal)
+    monkeypatch.setattr(live, "DRAW_EVERY_S", 0.01)
+    folder = write_run(tmp_path / "r", sft=running())
+    write_lines(folder, "sft", {"step": 3, "num_steps": 10, "time": 1e9, "train/loss": 0.5})
+    with pytest.raises(KeyboardInterrupt), live.live(folder):
+        folder.save(RunState(name="r", stages={"sft": running(begun="no number")}))
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    shown = screen(terminal.file.getvalue().replace("\n", "\r\n"))  # type: ignore[attr-defined]
+    assert sum(line.startswith("stage  ") for line in shown) == 1 and any("3/10" in line for line in shown)
+    [record] = caplog.records
+    assert record.exc_info is not None and "what was drawn before stays" in record.message
 
 
 def test_status_from_another_shell_says_the_same_and_watches_until_the_driver_is_gone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the newest lines of metrics say: rates by hand, and files as a kill or a full disk leaves them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def test_causes_and_restarts_add_up_those_of_exams_with_them() -> None:
     assert found is not None and found.causes == {"ok": 6, "timeout": 3} and found.engine_restarts == 2
 
 
+def test_a_count_that_is_no_number_counts_nothing() -> None:
+    rows = [{"step": step, "reward/cause/ok/count": math.nan, "rollout/engine_restarts": math.inf} for step in (1, 2)]
+    found = progress(rows, now=0.0)
+    assert found is not None and found.causes == {} and found.engine_restarts == 0
+
+
 def test_the_newest_value_of_each_metric_counts_also_of_one_that_comes_now_and_then() -> None:
     rows = [{"step": 1, "early_stop/accuracy": 0.5, "train/loss": 3.0}, {"step": 2, "train/loss": 2.0}]
     found = progress(rows, now=0.0)
@@ -60,7 +67,22 @@ def test_a_long_file_is_read_from_its_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rest",
-    ['{"step": 2, "trai', "", "null\n", "[1, 2]\n", '{"time": 4}\n', '{"step": "two"}\n', "\x00\x00\n", "[" * 5000],
+    [
+        '{"step": 2, "trai',
+        "",
+        "null\n",
+        "[1, 2]\n",
+        '{"time": 4}\n',
+        '{"step": "two"}\n',
+        '{"step": true}\n',
+        '{"step": NaN}\n',
+        '{"step": Infinity}\n',
+        f'{{"step": 1{400 * "0"}}}\n',
+        '{"step": 2, "num_steps": NaN}\n',
+        '{"step": 2, "time": null}\n',
+        "\x00\x00\n",
+        "[" * 5000,
+    ],
 )
 def test_what_is_no_line_of_metrics_is_passed_over(tmp_path: Path, rest: str) -> None:
     file = tmp_path / "metrics.jsonl"

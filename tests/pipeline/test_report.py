@@ -2,11 +2,14 @@
 
 import json
 import math
+import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -14,9 +17,10 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.report import compare_page, figures, run_page
 from pipeline.report.closing import leave_report
 from pipeline.report.curves import MOST_POINTS, thinned
+from pipeline.report.decoding import UNFINISHED, texts_of
 from pipeline.report.recipes import differences, without_secrets
 from pipeline.report.run_data import history, joined, read, spent
-from pipeline.state import RunFolder, RunState, StageState
+from pipeline.state import RunFolder, RunState, StageState, write_json
 from rollout.records import write_groups
 from stages.sampled import sample
 from tests.pipeline.runs import HOSTILE, answer, group, write_metrics, write_run
@@ -75,8 +79,36 @@ def test_no_text_of_a_model_or_a_recipe_acts_in_the_page_and_no_secret_is_in_it(
 def test_a_run_that_has_hardly_begun_has_a_page(tmp_path: Path) -> None:
     config, _ = write_run(tmp_path)
     folder = RunFolder(tmp_path / "young")
+    write_json(folder.resolved, config.model_dump(mode="json"))
     folder.save(RunState(name="r", stages={"grpo": StageState(status="running", attempts=1)}))
     assert data_of(run_page.write(config, folder).read_text())["groups"] == []
+
+
+def test_a_stage_that_runs_or_was_killed_has_the_time_and_status_that_strop_status_shows(tmp_path: Path) -> None:
+    config, folder = write_run(tmp_path)
+    begun = time.time() - 100
+    grpo = StageState(status="running", attempts=2, begun=begun, wall_s=4.0)
+    folder.save(RunState(name="r", stages={"grpo": grpo}))
+    (folder.stage("grpo") / "latest").symlink_to("attempt_002")
+    os.utime(folder.stage("grpo") / "attempt_002" / "metrics.jsonl", (begun + 6, begun + 6))
+    assert sum(read(config, folder).spent_s["grpo"].values()) == pytest.approx(10.0), "until its last sign of life"
+    text = run_page.write(config, folder).read_text()
+    assert ">interrupted, attempt 2</td>" in text and ">10 s</td>" in text and "engine vllm, 10 s in stages" in text
+    with folder.locked():
+        assert sum(read(config, folder).spent_s["grpo"].values()) == pytest.approx(104.0, abs=3.0)
+        assert ">running, attempt 2</td>" in run_page.write(config, folder).read_text()
+
+
+def test_one_damaged_line_or_result_hides_no_other(tmp_path: Path) -> None:
+    config, folder = write_run(tmp_path)
+    odd = [{"step": 3, "train/loss": None, "time/learn_s": "x", "reward/mean": 0.75, "reward/cause/ok/count": math.nan}]
+    write_metrics(folder, "grpo", 3, [*odd, {"step": math.nan}, {"step": math.inf}, {"step": 10**400}, {"step": "3"}])
+    whole = (folder.stage("exam") / "result.json").read_text()
+    (folder.stage("exam") / "result.json").write_text(whole[: len(whole) // 2])
+    text = run_page.write(config, folder).read_text()
+    assert "4 lines of grpo/attempt_003/metrics.jsonl are no metrics" in text
+    assert "exam/result.json is damaged" in text
+    assert [0.5, 0.75] in [trace.get("y") for trace in traces_of(text)], "the reward of steps 2 and 3"
 
 
 def test_what_is_damaged_is_left_out_and_said(tmp_path: Path) -> None:
@@ -87,6 +119,31 @@ def test_what_is_damaged_is_left_out_and_said(tmp_path: Path) -> None:
     assert "1 lines of grpo/attempt_003/metrics.jsonl are no metrics" in text
     assert "grpo: step_000001.parquet cannot be read" in text
     assert [3.0, 2.0] in [trace.get("y") for trace in traces_of(text)], "what is not finite is no point of a curve"
+
+
+def byte_fallback() -> Tokenizer:
+    """Return a tokenizer as Llama 2's is: a token for each byte, with the byte's number, and three of texts."""
+    vocabulary = {**{f"<0x{byte:02X}>": byte for byte in range(256)}, "\u2581so": 256, "far": 257, "<unk>": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        ([256, 257, 256], ["so", "far", " so"]),
+        ([0xC3, 0xA9, 256], ["", "é", " so"]),
+        ([0xC3, 0xA9, 0xFF, 256, 257], ["", "é", "", f"{UNFINISHED} so", "far"]),  # a third byte undoes the é
+        ([0xC3, 0xA9, 0xFF, 0xFF, 257] * 2, ["", "é", "", "", f"{2 * UNFINISHED}far"] * 2),
+        ([257, 0xC3], ["far", UNFINISHED]),
+    ],
+)
+def test_each_token_of_an_answer_has_a_text_also_among_bytes_that_make_no_character(
+    tokens: list[int], texts: list[str]
+) -> None:
+    assert texts_of(byte_fallback(), tokens) == texts
 
 
 def test_steps_beyond_a_checkpoint_from_which_a_later_attempt_goes_on_do_not_count() -> None:
@@ -154,7 +211,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 
 
 def test_the_command_line_compares_runs_and_says_which_folder_is_none(tmp_path: Path) -> None:
-    one, two, page = write_run(tmp_path, "one")[1], write_run(tmp_path, "two")[1], tmp_path / "c.html"
+    runs = tmp_path / "[" / "red]"  # no markup
+    one, two, page = write_run(runs, "one")[1], write_run(runs, "two")[1], runs / "c.html"
     refused = CliRunner().invoke(app, ["compare", str(one.root), str(tmp_path / "none"), "--to", str(page)])
     assert refused.exit_code == 2 and "none holds no run that is whole" in refused.output and not page.exists()
     done = CliRunner().invoke(app, ["compare", str(one.root), str(two.root), "--to", str(page)])
@@ -163,6 +221,18 @@ def test_the_command_line_compares_runs_and_says_which_folder_is_none(tmp_path: 
         and str(page) in done.output.replace("\n", "")
         and "Nothing but their names" in page.read_text()
     )
+    told = CliRunner().invoke(app, ["report", str(one.root)])
+    assert told.output == f"{one.root / 'report.html'}\n"
+
+
+@pytest.mark.parametrize("command", ["status", "report", "compare"])
+def test_a_run_that_has_not_begun_is_no_trace_but_a_sentence(tmp_path: Path, command: str) -> None:
+    one, two = write_run(tmp_path, "one")[1], write_run(tmp_path, "two")[1]
+    (two.root / "run.json").unlink()
+    to = ["--to", str(tmp_path / "c.html")] if command == "compare" else []
+    refused = CliRunner().invoke(app, [command, *([str(one.root)] if to else []), str(two.root), *to])
+    assert refused.exit_code == 2 and f"the run in {two.root} has not begun" in refused.output.replace("\n", "")
+    assert not list(tmp_path.rglob("*.html"))
 
 
 def test_differences_hide_secrets_and_tell_of_a_missing_stage_once(tmp_path: Path) -> None:

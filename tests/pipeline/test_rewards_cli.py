@@ -136,9 +136,11 @@ def test_rescore_shows_how_advantages_change(tmp_path: Path) -> None:
         Rollout(completion=completion(1), response=text, score=Score(value=value, cause="ok"))
         for text, value in old.items()
     )
-    write_groups(tmp_path / "r/grpo/rollouts/step_000001.parquet", [RolloutGroup(prompt=prompt, rollouts=rollouts)])
-    result = strop("rescore", tmp_path / "r", "--reward", "math")
+    run = tmp_path / "[" / "r]"
+    write_groups(run / "grpo/rollouts/step_000001.parquet", [RolloutGroup(prompt=prompt, rollouts=rollouts)])
+    result = strop("rescore", run, "--reward", "math")
     assert result.returncode == 0, result.stderr
+    assert "[/r], stage grpo" in " ".join(result.stdout.split())
     rows = dict(line.strip("│ ").rsplit("│", 1) for line in result.stdout.splitlines() if line.startswith("│"))
     found = {name.strip(): value.strip() for name, value in rows.items()}
     assert (found["mean before"], found["mean after"]) == ("0.3333", "0.6667")

@@ -80,7 +80,12 @@ def test_each_line_is_handed_on_once_under_its_stage_also_the_last_of_each_attem
     assert kept.got == [(1, {"a/train/loss": 3.0}), (2, {"a/train/loss": 2.0}), (1, {"b/reward/mean": 0.5})]
     assert kept.numbers == [0, 1, 2] and kept.failed is False
     record = json.loads((tmp_path / "tracking" / RECORD).read_text())
-    assert record == {"ids": {"kept": "kept-1"}, "reached": {"a": 2, "b": 1}, "num_lines": 3}
+    assert record == {
+        "ids": {"kept": "kept-1"},
+        "reached": {"a": 2, "b": 1},
+        "lines_of_reached": {"a": 1, "b": 1},
+        "num_lines": 3,
+    }
 
 
 def test_a_line_that_a_full_disk_cut_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,6 +117,16 @@ def test_one_that_fails_or_hangs_holds_up_neither_the_run_nor_the_others(
     assert time.monotonic() - began < 5 and [step for step, _ in kept.got] == [1, 2]
     assert "failing takes no more metrics" in caplog.text and "no route to the tracker" in caplog.text
     assert "hanging did not take the last metrics within 0 s" in caplog.text
+
+
+def test_all_trackers_share_the_time_to_hand_on_the_last_metrics(tmp_path: Path) -> None:
+    openings = {f"hanging {at}": opening(Hanging()) for at in range(5)}
+    write(tmp_path / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+    tracking = Tracking({**openings, "kept": opening(kept := Kept())}, tmp_path, close_timeout_s=0.5)
+    tracking.works(stage("a"), tmp_path)
+    began = time.monotonic()
+    tracking.close()
+    assert time.monotonic() - began < 1.5 and kept.failed is False, "2.5 s one after the other"
 
 
 def test_a_disk_that_fails_costs_metrics_and_no_stage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,6 +189,38 @@ def test_a_run_goes_on_in_the_same_tracker_s_run_and_no_step_comes_twice(
     assert [step for step, _ in one.got] == [0, 1, 2, 2]
     assert other.got == [(3, {"a/train/loss": 1.0}), (4, {"a/train/loss": 0.0})]
     assert one.numbers + other.numbers == list(range(6))
+
+
+def test_an_exam_whose_step_was_handed_on_without_it_is_not_lost_by_a_kill(
+    tmp_path: Path, trackers: list[tuple[Any, Kept]]
+) -> None:
+    config, folder = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"}), RunFolder(tmp_path)
+    first, second, third = (tmp_path / "a" / f"attempt_{number:03d}" for number in (1, 2, 3))
+    step, exam = {"step": 2, "train/loss": 2.0}, {"step": 2, "early_stop/accuracy": 0.2}
+    with start(config, folder, [stage("a"), stage("b")]) as tracking:
+        write(first / "metrics.jsonl", {"step": 1, "train/loss": 3.0}, step)
+        tracking.works(stage("a"), first)
+    with start(config, folder, [stage("a", "continue"), stage("b")]) as tracking:
+        write(second / "metrics.jsonl", step, exam)
+        tracking.works(stage("a", "continue"), second)
+    with start(config, folder, [stage("a", "continue"), stage("b")]) as tracking:
+        write(third / "metrics.jsonl", step, exam, {"step": 3, "train/loss": 1.0})
+        tracking.works(stage("a", "continue"), third)
+    got = [[(at, *values) for at, values in kept.got] for _, kept in trackers]
+    assert got == [[(1, "a/train/loss"), (2, "a/train/loss")], [(2, "a/early_stop/accuracy")], [(3, "a/train/loss")]]
+
+
+def test_a_stage_that_is_left_out_begins_no_new_run(tmp_path: Path, trackers: list[tuple[Any, Kept]]) -> None:
+    config, folder = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"}), RunFolder(tmp_path)
+    with start(config, folder, [stage("a"), stage("b")]) as tracking:
+        for name in ("a", "b"):
+            write(tmp_path / name / "attempt_001" / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+            tracking.works(stage(name), tmp_path / name / "attempt_001")
+    for _ in range(2):
+        with start(config, folder, [stage("a", "skip"), stage("b", "run")], only="a"):
+            pass
+    assert [before.is_new for before, _ in trackers] == [True, False, False]
+    assert [len(kept.got) for _, kept in trackers] == [2, 0, 0]
 
 
 def test_a_run_of_which_a_stage_begins_anew_begins_a_new_one_with_what_the_others_have_written(

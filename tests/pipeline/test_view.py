@@ -95,6 +95,7 @@ def test_exams_stand_beside_the_stages_and_running_ones_among_the_rewards(tmp_pa
     assert "49.5% [46.5%, 52.6%]" in line_of(seen(folder), "sft ")
     (folder.stage("exam") / "result.json").write_text("{")
     assert line_of(seen(folder), "sft ") == "sft sft done 270 s", "one damaged result hides nothing else"
+    assert "exam/result.json is damaged" in seen(folder, width=400)
     folder = write_run(tmp_path / "other", sft=DONE, grpo=DONE, exam=running())
     line = {"step": 1, "num_steps": 2, "sft/dev/accuracy/reward/mean": 0.5, "sft/dev/accuracy/reward/math/mean": 0.5}
     write_lines(folder, "exam", line)
