@@ -76,7 +76,7 @@ def write_every_kind(root: Path) -> Path:
 
 def evidence(run: Path, stage: str) -> dict[str, Any]:
     """Return all that must be the same: what is handed over, metrics, groups, the result, and that nothing is left."""
-    folder = run / stage
+    folder, cache = run / stage, run.parent / ".cache"
     result = json.loads((folder / "result.json").read_text())
     return {
         "output": {
@@ -89,8 +89,8 @@ def evidence(run: Path, stage: str) -> dict[str, Any]:
         "groups": {str(path.relative_to(folder)): _groups(path) for path in sorted(folder.rglob("*.parquet"))},
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("*")),
         "left over": [
-            str(path.relative_to(folder))
-            for path in folder.rglob("*")
+            str(path.relative_to(run.parent))
+            for path in (*folder.rglob("*"), *cache.rglob("*"))
             if path.name.startswith((".", "damaged")) and path.name not in (".lock", ".metadata")
         ],
     }
