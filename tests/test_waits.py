@@ -59,8 +59,10 @@ def calls(node: ast.AST, within: str = "") -> Iterator[tuple[str, ast.Call]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Call):
             yield within, child
-        named = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        yield from calls(child, f"{within}.{child.name}".lstrip(".") if named else within)
+        inside = within
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inside = f"{within}.{child.name}".lstrip(".")
+        yield from calls(child, inside)
 
 
 def is_endless(call: ast.Call) -> bool:
