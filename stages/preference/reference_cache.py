@@ -4,10 +4,10 @@ The file's name is a hash of everything they follow from: the reference's weight
 computed, the libraries. So what is found is never that of another reference; what cannot be read is computed anew.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,20 @@ def _read(file: Path, num_rows: int) -> dict[str, Tensor] | None:
 
 
 def _write(file: Path, columns: Mapping[str, Tensor]) -> None:
+    """Keep them, unless another process keeps something here at this moment: most likely the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        save_file(dict(columns), temporary, metadata={"sha256": _digest(columns)})
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = file.with_name(".writing")  # of whoever holds the lock; what a kill leaves, the next writes over
+    with file.with_name(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("the reference's log-probabilities are not kept: another process writes to %s", file.parent)
+            return
+        try:
+            save_file(dict(columns), temporary, metadata={"sha256": _digest(columns)})
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _digest(columns: Mapping[str, Tensor]) -> str:

@@ -8,21 +8,25 @@ import contextlib
 import json
 import os
 import secrets
+import select
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from rewards.strays import kill_those_with
 from tests.end_to_end.runs import ROOT
 
 LOOPBACK = "127.0.0.1"
+ANSWER_TIMEOUT_S = 120.0
+CLOSE_TIMEOUT_S = 60.0
 
 
 class LoopbackCluster:
@@ -43,6 +47,9 @@ class LoopbackCluster:
         )  # fmt: skip
         self.num_nodes = 0
         """Beside the head."""
+
+    def start(self) -> None:
+        """Wait until the head is there."""
         found = self._ask("start")
         self.environment["RAY_ADDRESS"] = self.address = found["address"]
         self.dashboard = found["dashboard"]
@@ -66,15 +73,26 @@ class LoopbackCluster:
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def close(self) -> None:
-        """End it."""
+        """End it, and kill what does not end by itself: Ray's processes, and drivers that a failed test has left."""
+        processes: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            processes = self.processes()
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.stdin.close()
+            self._process.wait(CLOSE_TIMEOUT_S)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        kill_those_with(f"RAY_TMPDIR={self.environment['RAY_TMPDIR']}")
+        self._process.wait(CLOSE_TIMEOUT_S)
 
     def _ask(self, order: str) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(order + "\n")
         self._process.stdin.flush()
+        is_there, _, _ = select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)
+        assert is_there, f"the cluster did not answer within {ANSWER_TIMEOUT_S:.0f} s when asked to {order}"
         answer = self._process.stdout.readline()
         assert answer, f"the cluster ended when asked to {order}"
         found: dict[str, Any] = json.loads(answer)
@@ -85,12 +103,12 @@ class LoopbackCluster:
 def loopback_cluster() -> Iterator[LoopbackCluster]:
     """Yield a cluster; nothing of it is left."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Ray's sockets have names of 107 characters at most
-    cluster = LoopbackCluster(folder)
-    try:
+    with ExitStack() as left:
+        left.callback(shutil.rmtree, folder, ignore_errors=True)
+        cluster = LoopbackCluster(folder)
+        left.callback(cluster.close)
+        cluster.start()
         yield cluster
-    finally:
-        cluster.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _command_of(process: psutil.Process) -> str:

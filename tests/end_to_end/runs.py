@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 import yaml
 from safetensors.torch import load_file
+
+from rollout.records import read_groups
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,15 +71,23 @@ def metrics(run: Path, stage: str) -> dict[int, dict[str, float]]:
     """Return a stage's metrics by step; a later attempt's line replaces an earlier one's."""
     found: dict[int, dict[str, float]] = {}
     for file in sorted((run / stage).glob("attempt_*/metrics.jsonl")):
-        for line in file.read_text().splitlines():
+        for line in file.read_text().split("\n")[:-1]:  # what has no newline yet is being written, or was cut short
             row = json.loads(line)
             found.setdefault(row["step"], {}).update(row)
     return found
 
 
-def weights(run: Path, stage: str) -> dict[str, Any]:
-    """Return a finished stage's weights."""
-    return load_file(run / stage / "output" / "model.safetensors")
+def prompts_by_step(run: Path, stage: str) -> dict[str, list[str]]:
+    """Return of which prompts a stage has learned in each step, by the name of the step's file."""
+    files = sorted((run / stage / "rollouts").glob("step_*.parquet"))
+    return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
+
+
+def assert_same_weights(one: Path, other: Path, stage: str) -> None:
+    """See that a stage has learned the same in two runs, to the last bit."""
+    first, second = (load_file(run / stage / "output" / "model.safetensors") for run in (one, other))
+    assert first.keys() == second.keys(), stage
+    assert not [name for name in first if not torch.equal(first[name], second[name])], stage
 
 
 def write_recipe(path: Path, **content: Any) -> Path:

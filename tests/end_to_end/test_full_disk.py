@@ -1,13 +1,12 @@
 """A disk that fills up in the middle of a run. Needs the right to mount a small tmpfs."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stages import checkpoints
+from tests.end_to_end.disks import resize, small_disk
 from tests.end_to_end.runs import strop, write_recipe, write_rows
 from tests.models import write_tiny_model
 
@@ -15,19 +14,16 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Return a folder with room for 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "strop-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(folder, 4 * 2**20):
+        yield folder
 
 
 def test_a_full_disk_ends_the_run_with_stage_cause_and_way_on_and_a_whole_checkpoint(
-    small_disk: Path, tmp_path: Path
+    disk: Path, tmp_path: Path
 ) -> None:
     model = write_tiny_model(tmp_path / "base")  # 0.3 MB of weights, and twice that for the optimizer
     rows = [{"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}"} for n in range(20)]
@@ -36,14 +32,14 @@ def test_a_full_disk_ends_the_run_with_stage_cause_and_way_on_and_a_whole_checkp
         "micro_batch_size": 4, "max_tokens": 64, "checkpoint": {"every_steps": 1, "keep": 9},
     }  # fmt: skip
     recipe = write_recipe(tmp_path / "recipe.yaml", name="r", model=str(model), stages={"sft": stage})
-    result = strop("run", recipe, "--runs", small_disk)
+    result = strop("run", recipe, "--runs", disk)
     assert result.returncode == 1
     assert "stage 'sft' failed" in result.stderr and "strop resume" in result.stderr
     assert "No space left" in result.stderr or "space" in result.stderr.lower()
     assert "the report could not be written" in result.stderr and "Traceback" not in result.stderr
-    found = checkpoints.latest(small_disk / "r" / "sft" / "checkpoints")
+    found = checkpoints.latest(disk / "r" / "sft" / "checkpoints")
     assert found is not None and found >= 1
 
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    resumed = strop("resume", small_disk / "r")
+    resize(disk, 64 * 2**20)
+    resumed = strop("resume", disk / "r")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

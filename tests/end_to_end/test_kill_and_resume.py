@@ -4,11 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from rollout.records import read_groups
 from stages import checkpoints
-from tests.end_to_end.runs import kill_when, metrics, strop, weights, write_recipe, write_rows
+from tests.end_to_end.runs import (
+    assert_same_weights,
+    kill_when,
+    metrics,
+    prompts_by_step,
+    strop,
+    write_recipe,
+    write_rows,
+)
 from tests.models import write_tiny_model
 
 pytestmark = pytest.mark.real
@@ -76,20 +82,11 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs / "r"
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def flip_a_byte(checkpoint: Path) -> None:
     largest = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-
-
-def prompts_by_step(run: Path, stage: str = "grpo") -> dict[str, list[str]]:
-    files = sorted((run / stage / "rollouts").glob("step_*.parquet"))
-    return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
 
 
 def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
@@ -106,7 +103,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     result = strop("resume", run)
     assert result.returncode == 0, result.stdout + result.stderr
     for stage in ("sft", "odpo", "grpo", "ahead"):
-        assert same(weights(whole, stage), weights(run, stage)), stage
+        assert_same_weights(whole, run, stage)
     for stage in ("grpo", "ahead"):
         assert prompts_by_step(run, stage) == prompts_by_step(whole, stage)
     assert [metrics(run, "ahead")[step]["rollout/staleness_max"] for step in range(1, 8)] == [0, 1, 2, 2, 2, 2, 2]
@@ -114,7 +111,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_weights_and_prompts(
     factors = [metrics(folder, "grpo")[8]["reward/length/factor"] for folder in (run, whole)]
     assert factors[0] == factors[1] != 1.0
     # 8 steps of 3 prompts from 40: no epoch ends, so none may come twice
-    taken = [prompt for step in prompts_by_step(run).values() for prompt in step]
+    taken = [prompt for step in prompts_by_step(run, "grpo").values() for prompt in step]
     assert len(taken) == len(set(taken)) == 24
 
 

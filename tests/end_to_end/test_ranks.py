@@ -7,9 +7,17 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
-from tests.end_to_end.runs import begin, is_alive, metrics, strop, wait_for, weights, write_recipe, write_rows
+from tests.end_to_end.runs import (
+    assert_same_weights,
+    begin,
+    is_alive,
+    metrics,
+    strop,
+    wait_for,
+    write_recipe,
+    write_rows,
+)
 from tests.faults.family import role
 from tests.models import write_tiny_model
 
@@ -48,8 +56,7 @@ def test_the_death_of_a_rank_is_survived_and_leaves_no_trace_in_the_weights(reci
     assert "rank 1 of its learner died" in (run / "events.jsonl").read_text()
     assert [folder.name for folder in sorted((run / "grpo").glob("attempt_*"))] == ["attempt_001", "attempt_002"]
     assert not [process for process in learners if is_alive(process)]
-    one, other = weights(tmp_path / "whole" / "r", "grpo"), weights(run, "grpo")
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert_same_weights(tmp_path / "whole" / "r", run, "grpo")
     # and one rank alone learns the same
     alone = strop("run", recipe, "--runs", tmp_path / "alone", "--set", "stages.grpo.num_learners=1")
     assert alone.returncode == 0, alone.stdout + alone.stderr

@@ -1,11 +1,13 @@
 """A recipe with every kind of stage, on a tiny model and with the exact engine; and what came of a stage of it."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rollout.records import read_groups
+from stages.artifact import MANIFEST
 from stages.checkpoints import sha256
 from tests.end_to_end.runs import metrics, write_recipe, write_rows
 from tests.models import write_tiny_model
@@ -76,21 +78,21 @@ def write_every_kind(root: Path) -> Path:
 
 def evidence(run: Path, stage: str) -> dict[str, Any]:
     """Return all that must be the same: what is handed over, metrics, groups, the result, and that nothing is left."""
-    folder = run / stage
+    folder, cache = run / stage, run.parent / ".cache"
     result = json.loads((folder / "result.json").read_text())
     return {
         "output": {
-            str(path.relative_to(folder)): sha256(path)
+            str(path.relative_to(folder)): _content(path, run.parent)
             for path in sorted(folder.glob("output/**/*"))
-            if path.suffix in (".safetensors", ".jsonl")
+            if path.is_file()
         },
         "metrics": {step: _timeless(row) for step, row in metrics(run, stage).items()},
         "result": {**result, "metrics": _timeless(result["metrics"])},
         "groups": {str(path.relative_to(folder)): _groups(path) for path in sorted(folder.rglob("*.parquet"))},
         "checkpoints": sorted(path.name for path in (folder / "checkpoints").glob("*")),
         "left over": [
-            str(path.relative_to(folder))
-            for path in folder.rglob("*")
+            str(path.relative_to(run.parent))
+            for path in (*folder.rglob("*"), *cache.rglob("*"))
             if path.name.startswith((".", "damaged")) and path.name not in (".lock", ".metadata")
         ],
     }
@@ -103,6 +105,15 @@ def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
             yield from differences(one.get(key), other.get(key), f"{where}/{key}")
     elif one != other:
         yield f"{where}: {one!r:.200} {other!r:.200}"
+
+
+def _content(file: Path, runs: Path) -> Any:
+    """Return what a file holds but for where it lies; of a manifest, whether its hashes are those of its files."""
+    if file.name == MANIFEST:
+        manifest = json.loads(file.read_text())
+        digests = manifest["files"].items()
+        return {**manifest, "files": {name: digest == sha256(file.parent / name) for name, digest in digests}}
+    return hashlib.sha256(file.read_bytes().replace(str(runs).encode(), b"RUNS")).hexdigest()
 
 
 def _timeless(row: dict[str, float]) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Killed before any write or in the middle of any work, and begun again, each kind of stage ends as if it had not been.
 
 A stage is killed at its points (`points.py`), and what came of it is compared to the last bit with a run that nothing
-happened to. With EVERYWHERE=1 in the environment (`make faults`) each kind is killed at all of its points; else at the
-calls, and at points whose name no kind before it has.
+happened to; what was done and kept before the kill must not be done again. With EVERYWHERE=1 in the environment
+(`make faults`) each kind is killed at all of its points; else at the calls, and at points whose name no kind before it
+has.
 """
 
 from collections.abc import Iterator
@@ -38,17 +39,22 @@ def test_a_stage_killed_anywhere_ends_as_if_it_had_not_been(
     name: str, runs: Runs, choice: Choice, tmp_path: Path
 ) -> None:
     stage = runs.stage(name)
-    hand_over = set() if name == "exam" else {f"os.rename r/{name}/output"}
-    named = MOMENTS[name] | hand_over
-    assert named < set(stage.passed)
+    took_up = list[Point]()
 
     def killed(folder: Path, point: Point) -> Iterator[str]:
         bring(runs.recipe, folder, name, at=point)
-        failure = bring(runs.recipe, folder, name).failure
-        yield from stage.differences(folder) if failure is None else [failure]
+        has_kept = stage.has_kept(folder)
+        ended = bring(runs.recipe, folder, name)
+        yield from stage.differences(folder) if ended.failure is None else [ended.failure]
+        if has_kept:
+            took_up.append(point)
+            if stage.work(ended.passed) >= stage.work(stage.passed):
+                yield "what was kept was not taken up"
 
-    wrong = strike(stage.before, choice.of(stage, always=named), killed, tmp_path)
+    points = choice.of(stage, always=MOMENTS[name] | stage.milestones)
+    wrong = strike(stage.before, points, killed, tmp_path)
     assert not wrong, "\n".join(wrong)
+    assert took_up, "no kill came after something was kept"
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from pipeline import cli
+from pipeline import cli, live
 from pipeline.job import Job, Outcome
 from stages.base import StageResult
 from stages.metrics import MetricsFile
 
 NUM_STEPS = 4
+STEP_S = 0.6
 
 
 class Pretending:
@@ -35,7 +36,7 @@ class Pretending:
         for step in range(1, NUM_STEPS + 1):
             file.write(step, {"train/loss": 1.0 / step}, of=NUM_STEPS)
             on_poll()
-            time.sleep(0.6)
+            time.sleep(STEP_S)
             if step == 2:
                 os.write(2, b"\x1b[31mraw words\x1b[0m of a library\n")
                 logging.getLogger("some.library").warning("a logged line %s", "x" * 100)
@@ -52,5 +53,6 @@ class Pretending:
 
 if __name__ == "__main__":
     script = sys.argv.pop(1)
+    live.DRAW_EVERY_S = STEP_S / 6  # no step goes by unseen
     cli._ray = lambda config, folder: nullcontext(Pretending(script))  # type: ignore[assignment,return-value]
     cli.app()

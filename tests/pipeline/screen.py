@@ -1,5 +1,6 @@
 """A terminal to run the command line in: a pseudo-terminal, and what its screen shows in the end."""
 
+import codecs
 import os
 import pty
 import re
@@ -31,6 +32,7 @@ class Terminal:
         )
         os.close(slave)
         self.output = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a read can end within a character
 
     def press(self, keys: str) -> None:
         """Type something."""
@@ -43,7 +45,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"not seen within {timeout_s:.0f} s: {self.output[-3000:]!r}"
             if select.select([self._master], [], [], 1.0)[0]:
                 try:
-                    self.output += os.read(self._master, 65536).decode(errors="replace")
+                    self.output += self._decoder.decode(os.read(self._master, 65536))
                 except OSError:  # the other end is closed
                     return
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.launch import Job, Outcome
+from pipeline.job import Job, Outcome
 from pipeline.plan import plan_of
 from pipeline.run import run
 from pipeline.state import RunFolder

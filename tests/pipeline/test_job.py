@@ -1,6 +1,7 @@
 """An attempt in its own process, and what it asks of a cluster; without one."""
 
 import json
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -55,31 +56,41 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: pytes
     assert not outcome.is_lost and not (tmp_path / "elsewhere").exists()
 
 
+@pytest.fixture
+def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a job leave this process's output, folder and `sys.path` as they are."""
+    monkeypatch.setattr(under_test, "log_to", lambda path: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_stage_that_lost_nodes_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def loses(*_: Any) -> StageResult:
         raise NodeLostError("engine 0: its node 10.0.0.3 has left the cluster")
 
     monkeypatch.setattr(registry, "run_stage", loses)
-    monkeypatch.setattr(under_test, "log_to", lambda path: None)
-    monkeypatch.chdir(tmp_path)
     outcome = run_job(job_of(tmp_path, {}))
     assert outcome.is_lost and "its node 10.0.0.3 has left" in outcome.cause
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_a_stage_waits_for_is_written_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = job_of(tmp_path, {})
+    file = job.attempt / "waits.json"
+
+    def listed() -> list[str] | None:
+        return [wait["what"] for wait in json.loads(file.read_text())] if file.is_file() else None
 
     def waits(*_: Any) -> StageResult:
         with Wait("a sign", 10.0) as wait:
-            wait.until((job.attempt / "waits.json").is_file, every_s=0.01)
+            wait.until(lambda: listed() == ["a sign"], every_s=0.01)
+        wait.until(lambda: listed() == [], every_s=0.01)
         return StageResult(metrics={"threads": threading.active_count()})
 
     monkeypatch.setattr(registry, "run_stage", waits)
-    monkeypatch.setattr(under_test, "log_to", lambda path: None)
     monkeypatch.setattr(under_test, "TELL_EVERY_S", 0.01)
     monkeypatch.setattr(under_test, "WORTH_TELLING_S", 0.0)
-    monkeypatch.chdir(tmp_path)
     outcome = run_job(job)
     assert outcome.result is not None, outcome.cause
-    assert [wait["what"] for wait in json.loads((job.attempt / "waits.json").read_text())] in (["a sign"], [])
     assert threading.active_count() == outcome.result.metrics["threads"] - 1

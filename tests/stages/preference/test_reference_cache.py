@@ -1,3 +1,4 @@
+import fcntl
 import logging
 from pathlib import Path
 
@@ -60,3 +61,19 @@ def test_a_damaged_file_is_computed_anew_and_said(
         _, was_found = through(tmp_path, reference)
     assert not was_found and "computed anew" in caplog.text
     assert through(tmp_path, reference)[1]
+
+
+def test_what_a_kill_left_half_written_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".writing").write_bytes(b"half")
+    through(tmp_path, Reference())
+    [file] = tmp_path.glob("*.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, ".lock"}
+
+
+def test_while_another_process_writes_nothing_is_kept_and_the_other_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".writing").write_bytes(b"half")
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        computed, was_found = through(tmp_path, Reference())
+    assert not was_found and computed["ref_chosen_logps"][0] == VALUES[0]
+    assert not list(tmp_path.glob("*.safetensors")) and (tmp_path / ".writing").read_bytes() == b"half"
