@@ -12,15 +12,26 @@ UNFINISHED = "\ufffd"
 """Stands for bytes that make no character."""
 
 
-def decoder(config: RunConfig, folder: RunFolder, stage: str) -> Decode:
-    """Return a function from tokens to their texts; to their numbers where no tokenizer is on this machine."""
+def decoder(config: RunConfig, folder: RunFolder, stage: str, notes: list[str]) -> Decode:
+    """Return a function from tokens to their texts; to their numbers where no tokenizer is on this machine.
+
+    A tokenizer that cannot be read counts as none, and is told in ``notes``.
+    """
     file = _tokenizer_file(config, folder, stage)
     if file is None:
-        return lambda tokens: [f"<{token}>" for token in tokens]
+        return _numbers
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library's only type
+        notes.append(f"{stage}: {file} cannot be read ({error}), so tokens are shown by number")
+        return _numbers
     return lambda tokens: texts_of(tokenizer, tokens)
+
+
+def _numbers(tokens: Sequence[int]) -> list[str]:
+    return [f"<{token}>" for token in tokens]
 
 
 def texts_of(tokenizer: Any, tokens: Sequence[int]) -> list[str]:

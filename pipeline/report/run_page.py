@@ -25,7 +25,8 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
     Raises RunFolderError where the run has not begun, or cannot be read.
     """
     run = read(config, folder)
-    samples = _samples(run)
+    notes = list(run.notes)
+    samples = _samples(run, notes)
     read_files = sum(found.num_read for found in samples.values())
     num_files = sum(found.num_files for found in samples.values())
     page = Page(
@@ -36,18 +37,21 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
         groups=[group for found in samples.values() for group in found.groups],
         groups_hint=f"From {read_files} of the {num_files} files of rollouts, spread over each stage.",
         recipe=without_secrets(folder.recipe.read_text()) if folder.recipe.is_file() else "",
-        notes=[*run.notes, *(note for found in samples.values() for note in found.notes)],
+        notes=[*notes, *(note for found in samples.values() for note in found.notes)],
     )
     write_text(folder.root / REPORT, render(page))
     return folder.root / REPORT
 
 
-def _samples(run: RunData) -> dict[str, Sample]:
+def _samples(run: RunData, notes: list[str]) -> dict[str, Sample]:
     stages = run.config.stages
     writing = [name for name in stages if (run.folder.stage(name) / "rollouts").is_dir()]
     return {
         name: sample(
-            stages[name], run.folder.stage(name), decoder(run.config, run.folder, name), MOST_TOKENS // len(writing)
+            stages[name],
+            run.folder.stage(name),
+            decoder(run.config, run.folder, name, notes),
+            MOST_TOKENS // len(writing),
         )
         for name in writing
     }

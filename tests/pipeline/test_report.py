@@ -99,15 +99,17 @@ def test_a_stage_that_runs_or_was_killed_has_the_time_and_status_that_strop_stat
         assert ">running, attempt 2</td>" in run_page.write(config, folder).read_text()
 
 
-def test_one_damaged_line_or_result_hides_no_other(tmp_path: Path) -> None:
+def test_one_damaged_line_result_or_tokenizer_hides_no_other(tmp_path: Path) -> None:
     config, folder = write_run(tmp_path)
     odd = [{"step": 3, "train/loss": None, "time/learn_s": "x", "reward/mean": 0.75, "reward/cause/ok/count": math.nan}]
     write_metrics(folder, "grpo", 3, [*odd, {"step": math.nan}, {"step": math.inf}, {"step": 10**400}, {"step": "3"}])
+    (folder.stage("grpo") / "output").mkdir()
+    (folder.stage("grpo") / "output" / "tokenizer.json").write_text('{"version"')
     whole = (folder.stage("exam") / "result.json").read_text()
     (folder.stage("exam") / "result.json").write_text(whole[: len(whole) // 2])
     text = run_page.write(config, folder).read_text()
     assert "4 lines of grpo/attempt_003/metrics.jsonl are no metrics" in text
-    assert "exam/result.json is damaged" in text
+    assert "exam/result.json is damaged" in text and "grpo/output/tokenizer.json cannot be read" in text
     assert [0.5, 0.75] in [trace.get("y") for trace in traces_of(text)], "the reward of steps 2 and 3"
 
 
