@@ -1,19 +1,12 @@
-"""Recipes as pages show them: what differs between several, and nothing that is nobody else's to know."""
+"""What differs between the recipes of several runs."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config import RunConfig
 
-HIDDEN = "(hidden)"
 ABSENT = "(absent)"
-_SECRET = r"(?:\w*_)?(?:api_?key|secret|passw(?:or)?d|token|credentials?|authorization)"
-_IS_SECRET = re.compile(_SECRET, re.IGNORECASE)
-_SECRET_IN_TEXT = re.compile(rf"(\b{_SECRET}[\"']?\s*[:=]\s*)[^,}}\n]+", re.IGNORECASE)
-_LOGIN_IN_URL = re.compile(r"://[^/@\s\"']+@")
-
 Difference = tuple[str, list[str]]
 """A key of recipes, and what it is in each."""
 
@@ -40,20 +33,10 @@ def _compared(where: str, trees: Sequence[Any]) -> list[Difference]:
     there = [tree for tree in flat if tree is not None]
     keys = dict.fromkeys(key for tree in there for key in tree)
     return [
-        (key, [ABSENT if tree is None else _shown(key, tree.get(key, ABSENT)) for tree in flat])
+        (key, [ABSENT if tree is None else tree.get(key, ABSENT) for tree in flat])
         for key in keys
         if len({tree.get(key, ABSENT) for tree in there}) > 1
     ]
-
-
-def without_secrets(recipe: str) -> str:
-    """Return a recipe's text with the values of keys that are named like secrets hidden, and logins in addresses."""
-    return _LOGIN_IN_URL.sub(f"://{HIDDEN}@", _SECRET_IN_TEXT.sub(rf"\1{HIDDEN}", recipe))
-
-
-def _shown(key: str, value: str) -> str:
-    is_secret = any(_IS_SECRET.fullmatch(part) for part in key.split("."))
-    return HIDDEN if is_secret and value != ABSENT else without_secrets(value)
 
 
 def _flat(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:

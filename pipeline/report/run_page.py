@@ -9,7 +9,6 @@ from pipeline.report import figures
 from pipeline.report.curves import Panel, curves
 from pipeline.report.decoding import decoder
 from pipeline.report.page import Page, Row, render
-from pipeline.report.recipes import without_secrets
 from pipeline.report.run_data import RunData, read
 from pipeline.state import RunFolder, write_text
 from stages.sampled import Sample, sample
@@ -36,7 +35,7 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
         rows=list(_rows(run, samples)),
         groups=[group for found in samples.values() for group in found.groups],
         groups_hint=f"From {read_files} of the {num_files} files of rollouts, spread over each stage.",
-        recipe=without_secrets(folder.recipe.read_text()) if folder.recipe.is_file() else "",
+        recipe=folder.recipe.read_text(encoding="utf-8", errors="replace") if folder.recipe.is_file() else "",
         notes=[*notes, *(note for found in samples.values() for note in found.notes)],
     )
     write_text(folder.root / REPORT, render(page))

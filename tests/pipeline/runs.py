@@ -73,6 +73,6 @@ def write_run(root: Path, name: str = "r", **changes: Any) -> tuple[RunConfig, R
         "exam": StageState(status="done", attempts=1, wall_s=4.0),
     }
     folder.save(RunState(name=name, stages=states))
-    folder.recipe.write_text(f"name: {name}  # {HOSTILE}\nendpoint: {{api_key: sk-123, max_tokens: 64}}\n")
+    folder.recipe.write_text(f"name: {name}  # {HOSTILE}\nendpoint: {{max_tokens: 64}}\n")
     folder.resolved.write_text(config.model_dump_json())
     return config, folder
