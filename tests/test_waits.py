@@ -34,7 +34,6 @@ ENDED_OTHERWISE: dict[Place, tuple[int, str]] = {
     ("rewards/worker.py", "serve_at_once.hear"): (1, "the event loop has seen that there is something"),
     ("rewards/worker.py", "serve_in_turn"): (1, "a worker waits for questions, and dies with its parent"),
     ("rollout/orphans.py", "_watch"): (1, "a thread that watches its owner, as long as its process lives"),
-    ("rollout/pools.py", "LocalPool.close"): (1, "the exact engine ends the answer it is at, in this very process"),
     ("rollout/transports/broadcast.py", "_finish"): (1, "the work is completed, and only its error is asked for"),
 }
 """How many calls, and what ends them."""
