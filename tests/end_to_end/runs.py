@@ -52,9 +52,9 @@ def _ends_late(process: psutil.Process) -> bool:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process still runs; a zombie does not."""
+    """Say whether a process still runs; a zombie does not, nor does another that has its number by now."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -1,13 +1,11 @@
 """The processes of a run below Ray's driver, by what they are for."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-
-Choice = Callable[[psutil.Process], bool]
 
 
 def family() -> Iterator[psutil.Process]:

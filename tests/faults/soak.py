@@ -28,13 +28,9 @@ from rich.table import Table
 
 from pipeline.config import RunConfig, load_config
 from pipeline.plan import Step
-from pipeline.ray_process import RayProcess
-from pipeline.run import run
-from pipeline.state import RunFolder
-from rollout.records import read_groups
-from tests.end_to_end.runs import ROOT, is_alive, metrics, wait_for, write_recipe, write_rows
-from tests.faults.child import Silent
+from tests.end_to_end.runs import ROOT, is_alive, metrics, prompts_by_step, wait_for, write_recipe, write_rows
 from tests.faults.family import family, of_role, role
+from tests.faults.on_ray import Sees, bring
 from tests.models import write_tiny_model
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
@@ -47,6 +43,8 @@ FAULTS = [
     for kind in ("worker", "core", "engine", "stage", "raylet", "gcs_server", "driver")
     for sent in (signal.SIGKILL, signal.SIGSTOP)
 ]
+NONE_OF_THESE = ("steps whose prompts differ", "prompts beyond those", "shared memory left", "processes left")
+"""Of what is found."""
 WARM_STEPS, LEAST_STEPS = 10, 30
 """Of a process's life: what is not looked at, and what must be there to tell of growth."""
 
@@ -71,22 +69,22 @@ class Look:
     """Open file descriptors."""
 
 
-class Soaked(Silent):
+class Soaked(Sees):
     """Looks at all processes about once a second, and does something to one of them every so many steps."""
 
     def __init__(self, run: Path, faults: random.Random | None) -> None:
+        super().__init__()
         self._run = run
         self._random = faults
         self._next = EVERY
         self.faults: list[Fault] = []
         self.looks: dict[tuple[str, int], list[Look]] = defaultdict(list)
         self.most: Counter[str] = Counter()
-        self.seen: set[psutil.Process] = set()
 
     def works(self, step: Step, attempt: Path) -> None:
+        super().works(step, attempt)
         at = max(metrics(self._run, "grpo"), default=0)
         there = [(role(process) or "", process) for process in family()]
-        self.seen |= {process for _, process in there}
         there.append(("strop", psutil.Process()))
         for name, process in there:
             with suppress(psutil.NoSuchProcess):
@@ -100,9 +98,10 @@ class Soaked(Silent):
     def _harm(self, step: int, wanted: str, sent: signal.Signals) -> None:
         found = of_role(wanted) or of_role("stage")
         if found:
-            chosen = found[0]
-            self.faults.append(Fault(step=step, role=role(chosen) or wanted, sent=sent.name, pid=chosen.pid))
-            chosen.send_signal(sent)
+            fault = Fault(step=step, role=role(found[0]) or wanted, sent=sent.name, pid=found[0].pid)
+            with suppress(psutil.NoSuchProcess):  # it has ended by itself meanwhile
+                found[0].send_signal(sent)
+                self.faults.append(fault)
 
 
 def recipe(root: Path, num_steps: int, engine: str) -> Path:
@@ -125,12 +124,10 @@ def recipe(root: Path, num_steps: int, engine: str) -> Path:
     )  # fmt: skip
 
 
-def bring(config: RunConfig, folder: Path, observer: Soaked) -> float:
+def timed(config: RunConfig, folder: Path, observer: Soaked) -> float:
     """Bring the run to its end; return the seconds it took."""
-    start, log = time.monotonic(), folder.with_suffix(".log")
-    limits = dict.fromkeys(("stall_timeout_s", "reserve_timeout_s", "silent_s"), LIMIT_S)
-    with RayProcess(None, log, num_processes=2, **limits) as ray:
-        run(config, RunFolder(folder), ray.start, observer)
+    start = time.monotonic()
+    bring(config, folder, observer, num_processes=2, limit_s=LIMIT_S)
     return time.monotonic() - start
 
 
@@ -139,10 +136,11 @@ def soak(root: Path, num_steps: int, seed: int, engine: str = "vllm") -> dict[st
     config = load_config(recipe(root, num_steps, engine))
     shared = set(os.listdir("/dev/shm"))
     calm, rough = Soaked(root / "calm", None), Soaked(root / "rough", random.Random(seed))
-    calm_s, rough_s = bring(config, root / "calm", calm), bring(config, root / "rough", rough)
+    calm_s, rough_s = timed(config, root / "calm", calm), timed(config, root / "rough", rough)
     seen = calm.seen | rough.seen
-    wait_for(lambda: not any(map(is_alive, seen)), "all processes to be gone", 60.0)
-    expected, found = _prompts(root / "calm"), _prompts(root / "rough")
+    with suppress(AssertionError):  # which are, is told
+        wait_for(lambda: not any(map(is_alive, seen)), "all processes to be gone", 60.0)
+    expected, found = prompts_by_step(root / "calm", "grpo"), prompts_by_step(root / "rough", "grpo")
     restarts = [row.get("rollout/engine_restarts", 0.0) for row in metrics(root / "rough", "grpo").values()]
     return {
         "steps": num_steps,
@@ -155,15 +153,11 @@ def soak(root: Path, num_steps: int, seed: int, engine: str = "vllm") -> dict[st
         "engine restarts": sum(restarts),
         "attempts": len(list((root / "rough" / "grpo").glob("attempt_*"))),
         "shared memory left": sorted(set(os.listdir("/dev/shm")) - shared),
+        "processes left": sorted(process.pid for process in seen if is_alive(process)),
         "most processes at once": dict(rough.most),
         "memory": {name: _growth(observer) for name, observer in (("calm", calm), ("rough", rough))},
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
     }
-
-
-def _prompts(run: Path) -> dict[str, list[str]]:
-    files = sorted((run / "grpo" / "rollouts").glob("step_*.parquet"))
-    return {file.stem: [group.prompt.id for group in read_groups(file)] for file in files}
 
 
 def _growth(observer: Soaked) -> dict[str, dict[str, float]]:
@@ -184,7 +178,7 @@ def _growth(observer: Soaked) -> dict[str, dict[str, float]]:
 
 
 def main(num_steps: str = "500", seed: str = "0", engine: str = "vllm") -> None:
-    """Run, print, keep."""
+    """Run, print, keep; exit with 1 where something is not as it must be."""
     with tempfile.TemporaryDirectory() as root:
         found = soak(Path(root), int(num_steps), int(seed), engine)
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
@@ -203,6 +197,8 @@ def main(num_steps: str = "500", seed: str = "0", engine: str = "vllm") -> None:
         for each, growth in roles.items():
             memory.add_row(name, each, *(f"{value:.0f}" for value in growth.values()))
     console.print(faults, memory)
+    if wrong := [key for key in NONE_OF_THESE if found[key]]:
+        sys.exit(f"there must be none: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each kind of process of a run is stopped, not killed: it holds what it holds and says nothing. The run heals.
+"""Each kind of process of a run is stopped: it holds what it holds and says nothing. The run heals, as after a kill.
 
 What is stopped is found by its name below the driver's own process; the limits are short ones. An engine that is
 stopped is a test of the pool's (`tests/rollout/test_vllm_pool.py`).
@@ -12,16 +12,14 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from pipeline.config import RunConfig, load_config
 from pipeline.plan import Step
-from pipeline.ray_process import RayProcess
-from pipeline.run import run
-from pipeline.state import RunFolder
-from tests.end_to_end.runs import is_alive, metrics, wait_for, weights, write_recipe, write_rows
+from tests.end_to_end.runs import is_alive, metrics, wait_for, write_recipe, write_rows
 from tests.faults.child import Silent
-from tests.faults.family import family, of_role
+from tests.faults.family import of_role
+from tests.faults.on_ray import Sees, bring
+from tests.faults.recipes import differences, evidence
 from tests.models import write_tiny_model
 
 pytestmark = pytest.mark.real
@@ -49,73 +47,76 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
 
 
-class Stops(Silent):
-    """Stops one process once the run is at some step."""
+class Stops(Sees):
+    """Stops, or kills, one process once the run is at some step."""
 
-    def __init__(self, run: Path, role: str) -> None:
+    def __init__(self, run: Path, role: str, sent: signal.Signals = signal.SIGSTOP) -> None:
+        super().__init__()
         self._run = run
         self._role = role
+        self._sent = sent
         self.stopped: psutil.Process | None = None
 
     def works(self, step: Step, attempt: Path) -> None:
+        super().works(step, attempt)
         if self.stopped is None and STOPPED_AT in metrics(self._run, "grpo"):
-            [self.stopped] = of_role(self._role)
-            self.stopped.send_signal(signal.SIGSTOP)
+            for process in of_role(self._role)[:1]:  # none for a moment, where another takes its place
+                process.send_signal(self._sent)
+                self.stopped = process
+
+    def see_all_gone(self) -> None:
+        wait_for(lambda: not any(map(is_alive, self.seen)), "all processes to be gone", 60.0)
 
 
-def bring(config: RunConfig, folder: Path, observer: Silent) -> None:
-    num, log = config.stages["grpo"].learner_processes(), folder.with_suffix(".log")
-    limits = dict.fromkeys(("stall_timeout_s", "reserve_timeout_s", "silent_s"), SILENT_S)
-    with RayProcess(None, log, num_processes=num, **limits) as ray:
-        run(config, RunFolder(folder), ray.start, observer)
+def bring_short(config: RunConfig, folder: Path, observer: Silent) -> None:
+    bring(config, folder, observer, num_processes=config.stages["grpo"].learner_processes(), limit_s=SILENT_S)
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole") / "r"
-    bring(load_config(recipe), folder, Silent())
-    return folder
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    first, second = weights(one, "grpo"), weights(other, "grpo")
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    bring_short(load_config(recipe), folder, Silent())
+    return evidence(folder, "grpo")
 
 
 @pytest.mark.parametrize(
-    ("role", "told"),
+    ("role", "sent", "told"),
     [
-        ("stage", r"\(stall_timeout_s is 45\) on node .*; stopped: ray::run_job"),
-        ("driver", r"Ray's driver gave no sign of life for 45 s; stopped: python"),
-        ("raylet", None),
-        ("gcs_server", None),
+        ("stage", signal.SIGSTOP, r"\(stall_timeout_s is 45\) on node .*; stopped: ray::run_job"),
+        ("driver", signal.SIGSTOP, r"Ray's driver gave no sign of life for 45 s; stopped: python"),
+        ("driver", signal.SIGKILL, r"Ray's driver died \(exit code -9\)"),
+        ("raylet", signal.SIGSTOP, ""),
+        ("raylet", signal.SIGKILL, ""),
+        ("gcs_server", signal.SIGSTOP, ""),
+        ("gcs_server", signal.SIGKILL, ""),
     ],
 )
-def test_a_run_whose_process_is_stopped_ends_as_if_it_had_not_been(
-    role: str, told: str | None, recipe: Path, whole: Path, tmp_path: Path
+def test_a_run_whose_process_is_stopped_or_killed_ends_as_if_it_had_not_been(
+    role: str, sent: signal.Signals, told: str, recipe: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    observer = Stops(tmp_path / "r", role)
-    bring(load_config(recipe), tmp_path / "r", observer)
+    observer = Stops(tmp_path / "r", role, sent)
+    bring_short(load_config(recipe), tmp_path / "r", observer)
     assert observer.stopped is not None
-    assert_same_weights(whole, tmp_path / "r")
-    if told is not None:
-        assert re.search(told, (tmp_path / "r" / "events.jsonl").read_text())
-    wait_for(lambda: not list(family()) and not is_alive(observer.stopped), "all processes to be gone", 30.0)
+    assert not list(differences(whole, evidence(tmp_path / "r", "grpo")))
+    assert re.search(told, (tmp_path / "r" / "events.jsonl").read_text())
+    observer.see_all_gone()
 
 
 def test_a_rank_that_is_stopped_is_named_and_replaced(recipe: Path, tmp_path: Path) -> None:
     config = load_config(recipe, ["stages.grpo.num_learners=2", "stages.grpo.num_steps=10"])
     observer = Stops(tmp_path / "r", "rank_1")
-    bring(config, tmp_path / "r", observer)
-    assert observer.stopped is not None and not is_alive(observer.stopped)
+    bring_short(config, tmp_path / "r", observer)
+    assert observer.stopped is not None
+    observer.see_all_gone()
     assert f"stopped: ray::run_job ({observer.stopped.pid})" in (tmp_path / "r" / "events.jsonl").read_text()
     assert len(metrics(tmp_path / "r", "grpo")) == 10
 
 
 def test_a_reward_worker_that_is_stopped_costs_its_group_and_no_more(recipe: Path, tmp_path: Path) -> None:
     observer = Stops(tmp_path / "r", "worker")
-    bring(load_config(recipe), tmp_path / "r", observer)
-    assert observer.stopped is not None and not is_alive(observer.stopped)
+    bring_short(load_config(recipe), tmp_path / "r", observer)
+    assert observer.stopped is not None
+    observer.see_all_gone()
     causes = Counter[str]()
     for row in metrics(tmp_path / "r", "grpo").values():
         causes.update({name: int(value) for name, value in row.items() if name.startswith("reward/cause/")})
