@@ -3,8 +3,8 @@
     python -m tests.faults.soak [NUM_STEPS [SEED [ENGINE]]]
 
 GRPO on a tiny model with a real vLLM engine, one version ahead. Every 20 steps a process of a random kind is killed or
-stopped. The same recipe without faults runs before it, for what must be equal. Prints tables; `results/soak.json` of
-the benchmarks keeps them.
+stopped, also while another one is. The same recipe without faults runs before it, for what must be equal. Prints
+tables; `results/soak.json` of the benchmarks keeps them. Exits with 1 where something was lost, used twice, or left.
 """
 
 import json
@@ -15,9 +15,12 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import RunConfig, load_config
-from pipeline.plan import Step
 from pipeline.ray_process import RayProcess
 from pipeline.run import run
 from pipeline.state import RunFolder
@@ -47,6 +49,8 @@ FAULTS = [
     for kind in ("worker", "core", "engine", "stage", "raylet", "gcs_server", "driver")
     for sent in (signal.SIGKILL, signal.SIGSTOP)
 ]
+SHARED = "/dev/shm"
+LOOK_EVERY_S = 1.0
 WARM_STEPS, LEAST_STEPS = 10, 30
 """Of a process's life: what is not looked at, and what must be there to tell of growth."""
 
@@ -71,7 +75,7 @@ class Look:
     """Open file descriptors."""
 
 
-class Soaked(Silent):
+class Soaked:
     """Looks at all processes about once a second, and does something to one of them every so many steps."""
 
     def __init__(self, run: Path, faults: random.Random | None) -> None:
@@ -83,7 +87,24 @@ class Soaked(Silent):
         self.most: Counter[str] = Counter()
         self.seen: set[psutil.Process] = set()
 
-    def works(self, step: Step, attempt: Path) -> None:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Do so until the block ends: in a thread, for the driver may be stopped."""
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(LOOK_EVERY_S):
+                self._look()
+
+        with ThreadPoolExecutor(1) as pool:
+            watched = pool.submit(watch)
+            try:
+                yield
+            finally:
+                is_over.set()
+            watched.result()
+
+    def _look(self) -> None:
         at = max(metrics(self._run, "grpo"), default=0)
         there = [(role(process) or "", process) for process in family()]
         self.seen |= {process for _, process in there}
@@ -101,8 +122,9 @@ class Soaked(Silent):
         found = of_role(wanted) or of_role("stage")
         if found:
             chosen = found[0]
-            self.faults.append(Fault(step=step, role=role(chosen) or wanted, sent=sent.name, pid=chosen.pid))
-            chosen.send_signal(sent)
+            with suppress(psutil.NoSuchProcess):
+                chosen.send_signal(sent)
+                self.faults.append(Fault(step=step, role=role(chosen) or wanted, sent=sent.name, pid=chosen.pid))
 
 
 def recipe(root: Path, num_steps: int, engine: str) -> Path:
@@ -125,19 +147,19 @@ def recipe(root: Path, num_steps: int, engine: str) -> Path:
     )  # fmt: skip
 
 
-def bring(config: RunConfig, folder: Path, observer: Soaked) -> float:
+def bring(config: RunConfig, folder: Path, soaked: Soaked) -> float:
     """Bring the run to its end; return the seconds it took."""
     start, log = time.monotonic(), folder.with_suffix(".log")
     limits = dict.fromkeys(("stall_timeout_s", "reserve_timeout_s", "silent_s"), LIMIT_S)
-    with RayProcess(None, log, num_processes=2, **limits) as ray:
-        run(config, RunFolder(folder), ray.start, observer)
+    with RayProcess(None, log, num_processes=2, **limits) as ray, soaked.watching():
+        run(config, RunFolder(folder), ray.start, Silent())
     return time.monotonic() - start
 
 
 def soak(root: Path, num_steps: int, seed: int, engine: str = "vllm") -> dict[str, Any]:
     """Run without faults and with them; return what was found."""
     config = load_config(recipe(root, num_steps, engine))
-    shared = set(os.listdir("/dev/shm"))
+    before = set(os.listdir(SHARED))
     calm, rough = Soaked(root / "calm", None), Soaked(root / "rough", random.Random(seed))
     calm_s, rough_s = bring(config, root / "calm", calm), bring(config, root / "rough", rough)
     seen = calm.seen | rough.seen
@@ -154,7 +176,7 @@ def soak(root: Path, num_steps: int, seed: int, engine: str = "vllm") -> dict[st
         "prompts beyond those": len(found.keys() - expected.keys()),
         "engine restarts": sum(restarts),
         "attempts": len(list((root / "rough" / "grpo").glob("attempt_*"))),
-        "shared memory left": sorted(set(os.listdir("/dev/shm")) - shared),
+        "shared memory left": sorted(set(os.listdir(SHARED)) - before),
         "most processes at once": dict(rough.most),
         "memory": {name: _growth(observer) for name, observer in (("calm", calm), ("rough", rough))},
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
@@ -183,6 +205,11 @@ def _growth(observer: Soaked) -> dict[str, dict[str, float]]:
     return found
 
 
+def is_well(found: dict[str, Any]) -> bool:
+    """Say whether nothing was lost, used twice, or left behind."""
+    return not (found["steps whose prompts differ"] or found["prompts beyond those"] or found["shared memory left"])
+
+
 def main(num_steps: str = "500", seed: str = "0", engine: str = "vllm") -> None:
     """Run, print, keep."""
     with tempfile.TemporaryDirectory() as root:
@@ -203,6 +230,8 @@ def main(num_steps: str = "500", seed: str = "0", engine: str = "vllm") -> None:
         for each, growth in roles.items():
             memory.add_row(name, each, *(f"{value:.0f}" for value in growth.values()))
     console.print(faults, memory)
+    if not is_well(found):
+        sys.exit("something was lost, used twice, or left behind")
 
 
 if __name__ == "__main__":
