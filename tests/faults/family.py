@@ -1,6 +1,6 @@
 """The processes of a run below Ray's driver, by what they are for."""
 
-import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,17 +10,17 @@ import psutil
 
 def family() -> Iterator[psutil.Process]:
     """Yield the process of Ray's driver, which this process has started, and all below it."""
-    for child in multiprocessing.active_children():
+    for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
-            driver = psutil.Process(child.pid)
-            yield from (driver, *driver.children(recursive=True))
+            if _is_driver(child):
+                yield from (child, *child.children(recursive=True))
 
 
 def role(process: psutil.Process) -> str | None:
     """Return what a process is for; None for Ray's helpers and for one that is gone."""
     try:
         name, words = process.name(), " ".join(process.cmdline())
-        if process.pid in {child.pid for child in multiprocessing.active_children()}:
+        if _is_driver(process):
             return "driver"
         if name in ("raylet", "gcs_server"):
             return name
@@ -36,6 +36,14 @@ def role(process: psutil.Process) -> str | None:
     if "EngineActor" in above and "resource_tracker" not in words:
         return "core"
     return "worker" if "rewards.worker" in words else None
+
+
+def _is_driver(process: psutil.Process) -> bool:
+    """Say whether a process is this one's child and leads a session, as Ray's driver alone does."""
+    try:
+        return process.ppid() == os.getpid() and os.getsid(process.pid) == process.pid
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return False
 
 
 def of_role(wanted: str) -> list[psutil.Process]:

@@ -3,8 +3,8 @@
     python -m tests.faults.soak [NUM_STEPS [SEED [ENGINE]]]
 
 GRPO on a tiny model with a real vLLM engine, one version ahead. Every 20 steps a process of a random kind is killed or
-stopped. The same recipe without faults runs before it, for what must be equal. Prints tables; `results/soak.json` of
-the benchmarks keeps them.
+stopped, also while another one is. The same recipe without faults runs before it, for what must be equal. Prints
+tables; `results/soak.json` of the benchmarks keeps them. Exits with 1 where something was lost, used twice, or left.
 """
 
 import json
@@ -15,9 +15,12 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import RunConfig, load_config
-from pipeline.plan import Step
 from tests.end_to_end.runs import ROOT, is_alive, metrics, prompts_by_step, wait_for, write_recipe, write_rows
+from tests.faults.child import Silent
 from tests.faults.family import family, of_role, role
-from tests.faults.on_ray import Sees, bring
+from tests.faults.on_ray import bring
 from tests.models import write_tiny_model
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
@@ -45,6 +48,7 @@ FAULTS = [
 ]
 NONE_OF_THESE = ("steps whose prompts differ", "prompts beyond those", "shared memory left", "processes left")
 """Of what is found."""
+LOOK_EVERY_S = 1.0
 WARM_STEPS, LEAST_STEPS = 10, 30
 """Of a process's life: what is not looked at, and what must be there to tell of growth."""
 
@@ -69,22 +73,39 @@ class Look:
     """Open file descriptors."""
 
 
-class Soaked(Sees):
+class Soaked:
     """Looks at all processes about once a second, and does something to one of them every so many steps."""
 
     def __init__(self, run: Path, faults: random.Random | None) -> None:
-        super().__init__()
         self._run = run
         self._random = faults
         self._next = EVERY
         self.faults: list[Fault] = []
         self.looks: dict[tuple[str, int], list[Look]] = defaultdict(list)
         self.most: Counter[str] = Counter()
+        self.seen: set[psutil.Process] = set()
 
-    def works(self, step: Step, attempt: Path) -> None:
-        super().works(step, attempt)
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Do so until the block ends: in a thread, for the driver may be stopped."""
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(LOOK_EVERY_S):
+                self._look()
+
+        with ThreadPoolExecutor(1) as pool:
+            watched = pool.submit(watch)
+            try:
+                yield
+            finally:
+                is_over.set()
+            watched.result()
+
+    def _look(self) -> None:
         at = max(metrics(self._run, "grpo"), default=0)
         there = [(role(process) or "", process) for process in family()]
+        self.seen |= {process for _, process in there}
         there.append(("strop", psutil.Process()))
         for name, process in there:
             with suppress(psutil.NoSuchProcess):
@@ -124,10 +145,11 @@ def recipe(root: Path, num_steps: int, engine: str) -> Path:
     )  # fmt: skip
 
 
-def timed(config: RunConfig, folder: Path, observer: Soaked) -> float:
+def timed(config: RunConfig, folder: Path, soaked: Soaked) -> float:
     """Bring the run to its end; return the seconds it took."""
     start = time.monotonic()
-    bring(config, folder, observer, num_processes=2, limit_s=LIMIT_S)
+    with soaked.watching():
+        bring(config, folder, Silent(), num_processes=2, limit_s=LIMIT_S)
     return time.monotonic() - start
 
 
