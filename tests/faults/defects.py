@@ -1,12 +1,17 @@
 """Defects of a resume, to be planted in a process: what the tests of this folder must find out."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from rollout.prompts import PromptSource
+from stages import checkpoints
+from stages.base import StageContext
 from stages.grpo.state import LearnerState
+from stages.pairs import build
+from stages.pairs.config import PairsStage
 
 
 def a_trainer_forgets_its_random_state() -> None:
@@ -29,6 +34,20 @@ def the_learner_forgets_its_optimizer() -> None:
 
 def prompts_begin_anew() -> None:
     PromptSource.load_state_dict = _nothing  # type: ignore[method-assign]
+
+
+def checkpoints_are_passed_over() -> None:
+    checkpoints.latest = _nothing  # type: ignore[assignment]
+
+
+def chunks_are_sampled_anew() -> None:
+    sample = build.sample
+
+    def forgetful(config: PairsStage, context: StageContext, *more: Any) -> None:
+        shutil.rmtree(context.rollouts)
+        sample(config, context, *more)
+
+    build.sample = forgetful  # type: ignore[assignment]
 
 
 def _nothing(*arguments: Any, **named: Any) -> None:

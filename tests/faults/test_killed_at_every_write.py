@@ -6,6 +6,7 @@ happened to; what was done and kept before the kill must not be done again. With
 has.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +77,23 @@ def test_a_resume_that_forgets_something_is_found_out(defect: str, name: str, ru
 
     after_a_checkpoint = ("call AdamW.step", 3)
     assert "safetensors" in "".join(strike(stage.before, [after_a_checkpoint], killed, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("defect", "name", "late"),
+    [
+        ("checkpoints_are_passed_over", "sft", ("call AdamW.step", 3)),
+        ("checkpoints_are_passed_over", "grpo", ("call AdamW.step", 3)),
+        ("chunks_are_sampled_anew", "pairs", ("os.rename r/pairs/rollouts/prompt_#.parquet", 2)),
+    ],
+)
+def test_a_stage_that_begins_anew_ends_the_same_and_is_found_out_by_its_work(
+    defect: str, name: str, late: Point, runs: Runs, tmp_path: Path
+) -> None:
+    stage = runs.stage(name)
+    folder = shutil.copytree(stage.before, tmp_path / "runs", symlinks=True)
+    bring(runs.recipe, folder, name, at=late)
+    assert stage.has_kept(folder)
+    ended = bring(runs.recipe, folder, name, plant=f"tests.faults.defects:{defect}")
+    assert ended.failure is None and not stage.differences(folder)
+    assert stage.work(ended.passed) >= stage.work(stage.passed)
