@@ -148,6 +148,8 @@ def save_policy(
     def fill(folder: Path) -> None:
         nonlocal model
         if adapted:
+            for config in model.peft_config.values():  # PEFT writes sets in the order of this process's hashes
+                vars(config).update({key: sorted(value) for key, value in vars(config).items() if type(value) is set})
             model.save_pretrained(folder / "adapter")
             model = model.merge_and_unload()
         model = extract_model_from_parallel(model, keep_fp32_wrapper=False)  # autocast ends with the training

@@ -1,5 +1,7 @@
 """What the engines are sent is what acts, and what is handed over is what was learned."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -82,6 +84,15 @@ def test_rounded_weights_are_handed_over_to_the_last_bit(precision: str, tmp_pat
     probe = artifact.read(context.output, "model").probe
     loaded = load_policy(make_context(tmp_path, Path("none"), inputs={"policy": context.output}, precision=precision))
     assert probe is not None and probe_drift(loaded, probe) < 1e-6
+
+
+def test_an_adapter_is_the_same_to_the_last_byte_in_whatever_order_its_process_keeps_sets(tmp_path: Path) -> None:
+    context = make_context(tmp_path, write_tiny_model(tmp_path / "base"))
+    policy = load_policy(context)
+    adapted = replace(policy, model=peft.get_peft_model(policy.model, lora_config(LoraParams(r=2))))
+    save_policy(context, adapted, version=0, data=[], probes=SEQUENCES)
+    saved = json.loads((context.output / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(saved) > 3 and saved == sorted(saved)
 
 
 def test_a_tokenizer_without_a_pad_token_pads_with_eos(tmp_path: Path) -> None:
