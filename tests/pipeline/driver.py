@@ -42,8 +42,8 @@ class Pretending:
                 logging.getLogger("some.library").warning("a logged line %s", "x" * 100)
                 warnings.warn("a warning", stacklevel=1)
                 print("a printed line", flush=True)
-            if step == 3 and self._script == "hangs":
-                time.sleep(600)
+            while step == 3 and self._script == "hangs":
+                time.sleep(STEP_S)  # a signal can go to another thread, and then ends no sleep
         if self._script == "fails":
             return Outcome(cause="StageError: it would not, \x1b[2J[red]for " + "a long reason, " * 20 + "truly")
         (job.folder / "output").mkdir(exist_ok=True)
