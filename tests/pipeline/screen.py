@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -26,7 +27,7 @@ class Terminal:
         kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command)],
-            preexec_fn=lambda: os.login_tty(slave),
+            preexec_fn=lambda: _log_in(slave),
             cwd=ROOT,
             env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment},
         )
@@ -59,6 +60,12 @@ class Terminal:
         """End the process, whatever it does."""
         self.process.kill()
         self.process.wait()
+
+
+def _log_in(slave: int) -> None:
+    """Take the terminal, and Ctrl-C as whoever sits before one gets it: tests in the background inherit it ignored."""
+    os.login_tty(slave)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def screen(output: str) -> list[str]:
