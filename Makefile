@@ -63,7 +63,7 @@ types: setup ## mypy, strict
 test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
 	$(BIN)/pytest -n auto -m "not real" && $(BIN)/pytest -m real
 
-test-fast: setup ## the tests without Ray, vLLM and killed workers; under a minute
+test-fast: setup ## the tests without Ray, vLLM and killed workers; some minutes
 	$(BIN)/pytest -n auto -m "not real and not processes"
 
 faults: setup ## every kind of stage killed, and the disk full, at all of its writes; long

@@ -12,7 +12,9 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 """Keys; `eos_token` is none of them."""
-_LOGIN = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+_IN_ADDRESS = re.compile(
+    r"://[^/@\s:]*:[^/@\s]+@|://\S+[?&][\w-]*(?:key|token|secret|password|signature)=[^&\s]{6,}", re.IGNORECASE
+)
 _KNOWN = re.compile(r"\b(?:sk-[\w-]{16,}|hf_\w{20,}|gh[pousr]_\w{20,}|xox[abp]-[\w-]{10,}|AKIA[A-Z0-9]{16})")
 """Of OpenAI and its like, Hugging Face, GitHub, Slack, Amazon."""
 
@@ -32,6 +34,6 @@ def _in_tree(node: Any, where: str) -> Iterator[str]:
         path = f"{where}.{key}".lstrip(".")
         text = str(value) if isinstance(value, str | int) else ""
         may_be = len(text) >= LEAST_LENGTH and not text.startswith("<")
-        if may_be and (_NAMES.fullmatch(str(key)) or _LOGIN.search(text) or _KNOWN.search(text)):
+        if may_be and (_NAMES.fullmatch(str(key)) or _IN_ADDRESS.search(text) or _KNOWN.search(text)):
             yield path
         yield from _in_tree(value, path)

@@ -176,6 +176,8 @@ def test_an_import_path_alone_is_a_function_reward(recipe: Path) -> None:
         ("  kwargs: [{headers: {Authorization: a-long-text}}]", "rewards.kwargs.0.headers.Authorization"),
         ("  password: |\n    ab,cd}ef", "rewards.password"),
         ("  base_url: https://me:a-long-text@host.example/v1", "rewards.base_url"),
+        ("  base_url: https://host.example/v1?v=1&api-key=a-long-text", "rewards.base_url"),
+        ("  base_url: https://host.example/v1?keys=many", ""),
         ("  rubric: [sk-proj-0123456789abcdef]  # fine", "line 3"),
         ("  # was hf_0123456789abcdefghij", "line 3"),
     ],
