@@ -100,7 +100,7 @@ def _step(name: str, identity: Identity, state: RunState | None, is_whole: bool,
         why = f"it read what is no longer there: {', '.join(remade)} {'is' if len(remade) == 1 else 'are'} made anew"
         return Step(name=name, action="run", why=why, identity=identity)
     if before.status == "done" and not is_whole:
-        return Step(name=name, action="run", why="its result is no longer there", identity=identity)
+        return Step(name=name, action="run", why="what it made is no longer there, or not all of it", identity=identity)
     if before.status == "done":
         return Step(name=name, action="skip", why="done with this config, data and inputs", identity=identity)
     why = f"failed: {' '.join(before.cause.split())[:200]}" if before.cause else "was stopped in the middle"

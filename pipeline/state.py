@@ -124,11 +124,15 @@ class RunFolder:
             file.write(json.dumps({"time": round(time.time(), 3), "event": what, **details}) + "\n")
 
     def is_whole(self, name: str, *, has_artifact: bool) -> bool:
-        """Say whether a stage's result, and its artifact where it makes one, are there."""
-        stage = self.stage(name)
-        return (stage / "result.json").is_file() and (
-            not has_artifact or (stage / "output" / "manifest.json").is_file()
-        )
+        """Say whether a stage's result is there, and where it makes an artifact every file of that."""
+        output = self.stage(name) / "output"
+        if not (output.parent / "result.json").is_file():
+            return False
+        try:
+            files = json.loads((output / "manifest.json").read_text()).get("files", {}) if has_artifact else {}
+        except (OSError, ValueError, AttributeError):  # it is not there, or damaged
+            return False
+        return all((output / file).is_file() for file in files)
 
     def manifests(self, names: Iterable[str]) -> dict[str, str]:
         """Return the hashes of these stages' manifests, as far as they have one."""

@@ -52,6 +52,21 @@ def test_latest_points_at_the_newest_attempt(tmp_path: Path) -> None:
     assert (tmp_path / "sft" / "latest").readlink() == Path("attempt_002")
 
 
+def test_an_artifact_is_whole_with_all_of_its_files(tmp_path: Path) -> None:
+    folder, output = RunFolder(tmp_path), tmp_path / "sft" / "output"
+    assert not folder.is_whole("sft", has_artifact=False)
+    folder.save_result("sft", StageResult())
+    assert folder.is_whole("sft", has_artifact=False) and not folder.is_whole("sft", has_artifact=True)
+    output.mkdir()
+    (output / "model.safetensors").touch()
+    (output / "manifest.json").write_text(json.dumps({"files": {"model.safetensors": "0123"}}))
+    assert folder.is_whole("sft", has_artifact=True)
+    (output / "model.safetensors").unlink()
+    assert not folder.is_whole("sft", has_artifact=True)
+    (output / "manifest.json").write_text("{")
+    assert not folder.is_whole("sft", has_artifact=True)
+
+
 def test_what_a_kill_cut_short_goes_with_the_next_attempt(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     cut_short = folder.new_attempt("sft", 1) / ".waits.json.writing"
