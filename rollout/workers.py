@@ -326,12 +326,15 @@ class RayPool:
                         if self._thread is None or not is_dead(error):
                             raise member.failed(purpose, error) from error
                         self._give_up(member, actor, member.cause(error))
-                if self._thread is not None and not wait.slice_s():
+                try:
+                    if not done:
+                        wait.look(waited_for())
+                except RolloutError as late:
+                    if self._thread is None:
+                        raise
                     for member, actor in asked.values():
-                        self._give_up(member, actor, f"waited {timeout_s:.3g} s for it {purpose}, in vain")
+                        self._give_up(member, actor, str(late))
                     return answers
-                if not done:
-                    wait.look(waited_for())
         return answers
 
     def _give_up(self, member: Member, actor: Any, why: str) -> None:
