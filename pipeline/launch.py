@@ -15,7 +15,7 @@ from pipeline import session
 from pipeline.job import Job, Outcome, log_name, run_job
 from pipeline.reservation import Reservation
 from pipeline.state import last_sign_of_life
-from rewards.waits import Wait, WaitError
+from rewards.waits import Wait
 from stages.base import Rank
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class RayLauncher:
             return self._run(job, on_poll)
         except self._ray.exceptions.RayError as error:
             return Outcome(cause=f"Ray failed ({type(error).__name__}: {error})", is_lost=True)
-        except (RuntimeError, WaitError) as error:
+        except RuntimeError as error:  # a WaitError is one
             return Outcome(cause=f"it could not be launched: {error}")
         except Exception as error:  # one more attempt would not change that
             logger.exception("stage %s could not be launched", job.name)
