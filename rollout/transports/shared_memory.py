@@ -18,6 +18,7 @@ from rollout.types import RolloutError
 WAY = "shared_memory"
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "strop-weights-"
+_TRIES = 100
 
 
 class SharedMemory:
@@ -79,9 +80,13 @@ class _LockedFolder:
     def __init__(self, parent: Path) -> None:
         for left in parent.glob(f"{_PREFIX}*"):
             _remove_if_unlocked(left)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        self._descriptor = os.open(self.path, os.O_RDONLY)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for _ in range(_TRIES):
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            descriptor = _locked(self.path)
+            if descriptor is not None:
+                self._descriptor = descriptor
+                return
+        raise RolloutError(f"{parent} yields no folder: whatever is made there is removed at once, {_TRIES} times now")
 
     def require_space(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self.path).free
@@ -98,17 +103,29 @@ class _LockedFolder:
 
 
 def _remove_if_unlocked(folder: Path) -> None:
+    descriptor = _locked(folder)
+    if descriptor is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder; None where its run is alive, or it is another user's, or removed.
+
+    A run that starts beside this one may take a new folder for one that was left, as long as it is not locked.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except (PermissionError, FileNotFoundError):
-        return  # another user's, or removed by a run that starts beside this one
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            return descriptor
     except BlockingIOError:
-        return  # its run is alive
-    finally:
-        os.close(descriptor)
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _default_folder() -> Path:

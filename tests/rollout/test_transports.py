@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def test_what_a_killed_run_left_is_removed_and_a_living_run_is_spared(tmp_path: 
     assert kept.exists()
     alive.close()
     other.close()
+
+
+def test_runs_that_begin_at_the_same_moment_take_nothing_from_each_other(tmp_path: Path) -> None:
+    """Each looks for what killed ones left while the others' folders are new and not locked yet."""
+
+    def begins(number: int) -> None:
+        transport = SharedMemory(tmp_path)
+        transport.ship(weights(), number)
+        transport.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begins, range(400)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_written(tmp_path: Path) -> None:
