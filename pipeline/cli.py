@@ -21,7 +21,16 @@ from pipeline.plan import Step
 from pipeline.report.closing import leave_report
 from pipeline.standing import require_begun, standing_of
 from pipeline.state import RunFolder, write_json, write_text
-from pipeline.terminal import UNBROKEN, console, errors, has_view, printable, readable_errors, say
+from pipeline.terminal import (
+    UNBROKEN,
+    console,
+    endings_as_ctrl_c,
+    errors,
+    has_view,
+    printable,
+    readable_errors,
+    say,
+)
 from pipeline.view import stage_table, view
 
 if TYPE_CHECKING:
@@ -166,7 +175,7 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     needed(config.stages, only)  # raises where there is no such stage
     findings = check(config, folder)
     _require_none(findings)
-    with folder.locked():
+    with folder.locked(), endings_as_ctrl_c():
         if recipe is not None:
             write_text(folder.recipe, recipe)
         write_json(folder.resolved, config.model_dump(mode="json"))

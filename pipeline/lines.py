@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pipeline.plan import Step
 from pipeline.progress import newest_lines
+from pipeline.standing import waits_of
 from pipeline.terminal import console, printable, say
 
 SHOWN = re.compile(
@@ -17,12 +18,17 @@ SHOWN = re.compile(
 
 
 class Lines:
-    """An observer that prints when a stage begins, and its newest metrics every quarter of a minute."""
+    """An observer that prints when a stage begins, and every quarter of a minute its newest metrics.
+
+    As long as there are no newer ones, what the stage waits for is printed, if it has waited long.
+    """
 
     EVERY_S = 15.0
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._told: tuple[str, float] | None = None
+        """The stage and the step that were told last."""
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
@@ -34,7 +40,12 @@ class Lines:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self.EVERY_S
-        for newest in newest_lines(attempt / "metrics.jsonl")[-1:]:
-            shown = [f"{name} {value:.4g}" for name, value in newest.items() if SHOWN.fullmatch(name)]
-            of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
-            say(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}")
+        newest = next(reversed(newest_lines(attempt / "metrics.jsonl")), None)
+        if newest is None or (step.name, newest["step"]) == self._told:
+            for waiting in waits_of(attempt):
+                say(f"  {step.name} waits for {waiting}")
+            return
+        self._told = (step.name, newest["step"])
+        shown = [f"{name} {value:.4g}" for name, value in newest.items() if SHOWN.fullmatch(name)]
+        of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
+        say(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}")

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from pipeline.config import RunConfig
 from pipeline.graph import order
-from pipeline.state import Identity, RunFolder, RunState
+from pipeline.state import Identity, RunFolder, RunState, StageState
+from stages import checkpoints
 from stages.base import StageConfig
 from stages.data.rows import fingerprint as data_fingerprint
 from stages.preflight import code_fingerprint, environments_of, model_fingerprint, reward_fingerprint, rewards_of
+
+Action = Literal["run", "continue", "skip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +22,7 @@ class Step:
     """One stage of the plan."""
 
     name: str
-    action: Literal["run", "continue", "skip"]
+    action: Action
     """``continue``: the same stage was begun before; it goes on from its last checkpoint."""
     why: str
     identity: Identity
@@ -65,12 +68,17 @@ def _fingerprint(identity: Identity) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def plan_of(config: RunConfig, folder: RunFolder) -> list[Step]:
-    """Plan a recipe against what its run's folder holds."""
+def plan_of(config: RunConfig, folder: RunFolder, known: Mapping[str, Identity] | None = None) -> list[Step]:
+    """Plan a recipe against what its run's folder holds; ``known`` identities are not worked out again."""
     ordered = order(config.stages)
-    whole = {name for name in ordered if folder.is_whole(name, has_artifact=config.stages[name].produces != "exam")}
-    manifests = folder.manifests(ordered)
-    return plan(ordered, identities(config, ordered), folder.load(), whole=whole, manifests=manifests)
+    return plan(
+        ordered,
+        known or identities(config, ordered),
+        folder.load(),
+        whole={name for name in ordered if folder.is_whole(name, has_artifact=config.stages[name].produces != "exam")},
+        manifests=folder.manifests(ordered),
+        kept={name: found[-1] for name in ordered if (found := checkpoints.steps(folder.stage(name) / "checkpoints"))},
+    )
 
 
 def plan(
@@ -80,31 +88,49 @@ def plan(
     *,
     whole: Collection[str],
     manifests: Mapping[str, str],
+    kept: Mapping[str, int],
 ) -> list[Step]:
     """Say of each stage, in order, whether it runs, goes on, or is done.
 
-    The results of the stages in ``whole`` are there. ``manifests`` are the hashes of what stages have handed over.
+    The results of the stages in ``whole`` are there. ``manifests`` are the hashes of what stages have handed over,
+    ``kept`` the steps of their newest checkpoints. What reads a stage that is made anew is planned to run, too; should
+    that come out the same to the last byte, a plan made then skips it.
     """
-    return [_step(name, identities[name], state, name in whole, manifests) for name in ordered]
+    steps: list[Step] = []
+    for name in ordered:
+        before = state.stage(name) if state else StageState()
+        anew = [step.name for step in steps if step.action != "skip" and step.name in before.inputs]
+        action, why = _decision(before, identities[name], name in whole, manifests, anew)
+        if action == "continue" and name in kept:
+            why = f"{why}; its newest checkpoint is of step {kept[name]}"
+        steps.append(Step(name=name, action=action, why=why, identity=identities[name]))
+    return steps
 
 
-def _step(name: str, identity: Identity, state: RunState | None, is_whole: bool, manifests: Mapping[str, str]) -> Step:
-    before = state.stage(name) if state else None
-    if before is None or before.attempts == 0:
-        return Step(name=name, action="run", why="never ran", identity=identity)
+def _decision(
+    before: StageState, identity: Identity, is_whole: bool, manifests: Mapping[str, str], anew: Sequence[str]
+) -> tuple[Action, str]:
+    """Return what to do with a stage, and why."""
+    if before.attempts == 0:
+        return "run", "never ran, by run.json; what its folder holds is set aside" if is_whole else "never ran"
     if changes := list(_changes(before.identity, identity)):
-        why = f"changed since: {', '.join(changes)}"
-        return Step(name=name, action="run", why=why, identity=identity)
-    remade = [source for source, read in before.inputs.items() if manifests.get(source) != read]
-    if remade:
-        why = f"it read what is no longer there: {', '.join(remade)} {'is' if len(remade) == 1 else 'are'} made anew"
-        return Step(name=name, action="run", why=why, identity=identity)
+        return "run", f"changed since: {', '.join(changes)}"
+    if remade := [source for source, read in before.inputs.items() if manifests.get(source) != read]:
+        return "run", f"it read what is no longer there: {_are(remade)} made anew"
     if before.status == "done" and not is_whole:
-        return Step(name=name, action="run", why="what it made is no longer there, or not all of it", identity=identity)
+        return "run", "what it made is no longer there, or not all of it"
+    if anew:
+        return "run", f"{_are(anew)} made anew, which it read"
     if before.status == "done":
-        return Step(name=name, action="skip", why="done with this config, data and inputs", identity=identity)
-    why = f"failed: {' '.join(before.cause.split())[:200]}" if before.cause else "was stopped in the middle"
-    return Step(name=name, action="continue", why=why, identity=identity)
+        return "skip", "done with this config, data and inputs"
+    return (
+        "continue",
+        f"failed: {' '.join(before.cause.split())[:200]}" if before.cause else "was stopped in the middle",
+    )
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _changes(before: Any, after: Any, where: str = "") -> Iterator[str]:

@@ -3,15 +3,15 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RunConfig
-from pipeline.graph import needed
+from pipeline.graph import needed, order
 from pipeline.job import Job, Outcome
-from pipeline.plan import Step, plan_of
+from pipeline.plan import Step, identities, plan_of
 from pipeline.state import RunFolder, RunState, StageState, last_sign_of_life, write_json
 from pipeline.summary import summarize
 
@@ -71,22 +71,47 @@ def run(
 
     ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
-    state = folder.load() or RunState(name=config.name, begun_in=str(Path.cwd()))
-    wanted = needed(config.stages, only)
-    steps = [step for step in plan_of(config, folder) if step.name in wanted]
+    state = _as_left(folder) or RunState(name=config.name, begun_in=str(Path.cwd()))
+    ordered = order(config.stages)
+    known = identities(config, ordered)
+    wanted = [name for name in ordered if name in needed(config.stages, only)]
+    plan = _by_name(plan_of(config, folder, known))
     launcher: Launcher | None = None
-    for step in steps:
-        observer.begins(step)
-        if step.action == "skip":
+    for name in wanted:
+        observer.begins(plan[name])
+        if plan[name].action == "skip":
             continue
         launcher = launcher or _launched(launch)
-        state = _run_stage(config, folder, state, step, launcher, observer)
+        state = _run_stage(config, folder, state, plan[name], launcher, observer)
+        plan = _by_name(plan_of(config, folder, known))  # for what read an earlier output of this stage
     try:
         folder.save(state)
         write_json(folder.summary, summarize(config, folder, state))
     except OSError as error:
-        raise _failure(folder, steps[-1].name, f"done, but not summed up ({error})") from error
+        raise _failure(folder, wanted[-1], f"done, but not summed up ({error})") from error
     return state
+
+
+def _by_name(steps: Sequence[Step]) -> Mapping[str, Step]:
+    return {step.name: step for step in steps}
+
+
+def _as_left(folder: RunFolder) -> RunState | None:
+    """Return where a run stands once its last driver is gone, and write it down: what ran then is interrupted.
+
+    The time of an attempt whose driver was killed before it could write it is counted.
+    """
+    before = folder.load()
+    if before is None:
+        return None
+    left = before
+    for name, stage in before.stages.items():
+        if stage.status == "running":
+            spent_s = max(0.0, last_sign_of_life(folder.stage(name) / "latest") - stage.begun)
+            left = left.with_stage(name, replace(stage, status="interrupted", wall_s=stage.wall_s + spent_s))
+    if left != before:
+        folder.save(left)
+    return left
 
 
 def _launched(launch: Callable[[], Launcher]) -> Launcher:
@@ -115,7 +140,7 @@ def _run_stage(
 def _attempt(
     config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
 ) -> tuple[RunState, Outcome, Job]:
-    before = _as_left(folder, state, step.name) if step.action == "continue" else StageState()
+    before = state.stage(step.name) if step.action == "continue" else StageState()
     number = before.attempts + 1
     running = replace(
         before,
@@ -156,21 +181,13 @@ def _attempt(
     return state, outcome, job
 
 
-def _as_left(folder: RunFolder, state: RunState, name: str) -> StageState:
-    """Return where a stage stands, with the time of an attempt whose driver was killed before it could write it."""
-    left = state.stage(name)
-    if left.status != "running":
-        return left
-    return replace(left, wall_s=left.wall_s + max(0.0, last_sign_of_life(folder.stage(name) / "latest") - left.begun))
-
-
 def _failure(folder: RunFolder, name: str, cause: str, job: Job | None = None) -> StageFailed:
     printed = f"  what it printed:  {job.attempt / 'stage.log'}\n" if job is not None else ""
     return StageFailed(
         f"stage {name!r} failed: {cause}\n"
         f"{printed}"
         f"  to go on:         strop resume {folder.root}\n"
-        "  ... once mended:  strop run RECIPE --resume   (resume alone goes by the recipe as it was)"
+        "  ... if the recipe was what had to be mended:  strop run RECIPE --resume"
     )
 
 

@@ -122,12 +122,12 @@ def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_dri
         wall_s=state.wall_s + (max(0.0, until - state.begun) if is_running else 0.0),
         cause=state.cause,
         silent_s=max(0.0, now - last) if last else None,
-        waits=_waits(attempt) if is_running and is_driven else (),
+        waits=waits_of(attempt) if is_running and is_driven else (),
         progress=progress(newest_lines(attempt / "metrics.jsonl"), now),
     )
 
 
-def _waits(attempt: Path) -> list[str]:
+def waits_of(attempt: Path) -> list[str]:
     """Return what the processes of an attempt wait for."""
     found: list[str] = []
     for file in sorted(attempt.glob("waits*.json")):

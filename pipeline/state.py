@@ -18,7 +18,8 @@ from typing import IO, Any, Literal
 from rewards.waits import Wait, WaitError
 from stages.base import Estimate, StageResult
 
-Status = Literal["waiting", "running", "done", "failed"]
+Status = Literal["waiting", "running", "interrupted", "done", "failed"]
+"""``running`` by its record, with no driver left, is interrupted, too; the next driver writes that down."""
 
 Identity = Mapping[str, Any]
 """What a stage's result follows from, as JSON."""

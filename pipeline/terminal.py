@@ -1,5 +1,6 @@
 """What all commands share of the terminal: where they print, and how errors become messages and exit codes."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,22 @@ def say(text: str, *, on: Console = console, style: str = "") -> None:
 def has_view() -> bool:
     """Say whether whoever looks on sees a terminal on which a view can be drawn over and over."""
     return sys.stdout.isatty() and not console.is_dumb_terminal
+
+
+@contextmanager
+def endings_as_ctrl_c() -> Iterator[None]:
+    """Have what else ends a program politely, a scheduler's SIGTERM or a terminal that goes, raise KeyboardInterrupt.
+
+    What is ignored already, as under nohup, stays so.
+    """
+    taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

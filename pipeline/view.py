@@ -131,7 +131,7 @@ def _cell(value: Estimate | None) -> str:
 def _block(stage: StageStanding, standing: Standing) -> Iterator[RenderableType]:
     """Yield what is told of a stage below the table; nothing of one that waits, or that is done and scored all."""
     lines = list(_lines(stage, standing))
-    if stage.status in ("running", "failed") or lines:
+    if stage.status == "failed" or lines:
         attempt = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
         yield Text(f"\n{printable(stage.name)}{attempt}", style="bold")
     if lines:
@@ -151,7 +151,7 @@ def _lines(stage: StageStanding, standing: Standing) -> Iterator[tuple[str, Rend
     if stage.status in ("running", "failed"):
         yield "step", _pace(progress, is_going=stage.status == "running" and standing.is_driven)
         yield from _measured(progress) if progress is not None else ()
-    if stage.status == "running":
+    if stage.status in ("running", "interrupted"):
         for waiting in stage.waits:
             yield "waits for", Text(printable(waiting))
         yield from _signs_of_life(stage, standing)

@@ -10,9 +10,12 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 
-from pipeline import cli, live
+from pipeline import cli, lines, live
 from pipeline.job import Job, Outcome
+from pipeline.state import write_json
+from rewards.waits import Waiting
 from stages.base import StageResult
 from stages.metrics import MetricsFile
 
@@ -33,8 +36,11 @@ class Pretending:
     def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
         """Do as the script says."""
         file = MetricsFile(job.attempt / "metrics.jsonl")
+        wait = Waiting(what="the teacher", since=time.time() - 30, limit_s=60.0)
+        write_json(job.attempt / "waits.json", [asdict(wait)])
         for step in range(1, NUM_STEPS + 1):
             file.write(step, {"train/loss": 1.0 / step}, of=NUM_STEPS)
+            on_poll()
             on_poll()
             time.sleep(STEP_S)
             if step == 2:
@@ -53,6 +59,7 @@ class Pretending:
 
 if __name__ == "__main__":
     script = sys.argv.pop(1)
+    lines.Lines.EVERY_S = 0.0
     live.DRAW_EVERY_S = STEP_S / 6  # no step goes by unseen
     cli._ray = lambda config, folder: nullcontext(Pretending(script))  # type: ignore[assignment,return-value]
     cli.app()

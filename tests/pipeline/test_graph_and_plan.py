@@ -58,9 +58,8 @@ def test_a_change_re_runs_the_stage_and_those_that_read_it_and_no_other(data: Pa
     old = identities(before, order(before.stages))
     state = RunState(name="r", stages={k: StageState(status="done", identity=v, attempts=1) for k, v in old.items()})
     after = run_config({**stages, "a": sft(data, learning_rate=0.5)})
-    steps = plan(
-        order(after.stages), identities(after, order(after.stages)), state, whole={"a", "b", "other"}, manifests={}
-    )
+    now, whole = identities(after, order(after.stages)), {"a", "b", "other"}
+    steps = plan(order(after.stages), now, state, whole=whole, manifests={}, kept={})
     assert [(s.name, s.action) for s in steps] == [("a", "run"), ("b", "run"), ("other", "skip")]
     assert [s.why for s in steps[:2]] == [
         "changed since: config learning_rate 1e-05 -> 0.5", "changed since: input a",
@@ -68,17 +67,30 @@ def test_a_change_re_runs_the_stage_and_those_that_read_it_and_no_other(data: Pa
 
 
 def test_what_read_a_result_that_is_made_anew_runs_again(data: Path) -> None:
-    config = run_config({"a": sft(data), "b": sft(data, init_from="a")})
-    now = identities(config, ["a", "b"])
-    a, b = (StageState(status="done", identity=now[name], attempts=1) for name in "ab")
-    state = RunState(name="r", stages={"a": a, "b": replace(b, inputs={"a": "manifest 1"})})
+    config = run_config({"a": sft(data), "b": sft(data, init_from="a"), "c": sft(data, init_from="b")})
+    now = identities(config, ["a", "b", "c"])
+    a, b, c = (StageState(status="done", identity=now[name], attempts=1) for name in "abc")
+    b, c = replace(b, inputs={"a": "manifest 1"}), replace(c, inputs={"b": "manifest b"})
+    state = RunState(name="r", stages={"a": a, "b": b, "c": c})
 
-    def actions(manifests: dict[str, str], whole: set[str]) -> list[str]:
-        return [step.action for step in plan(["a", "b"], now, state, whole=whole, manifests=manifests)]
+    def decided(a: str | None, whole: set[str]) -> list[tuple[str, str]]:
+        manifests = {"b": "manifest b", **({"a": a} if a else {})}
+        steps = plan(["a", "b", "c"], now, state, whole=whole, manifests=manifests, kept={})
+        return [(step.action, step.why) for step in steps]
 
-    assert actions({"a": "manifest 1"}, {"a", "b"}) == ["skip", "skip"]
-    assert actions({}, {"b"}) == ["run", "run"]  # the result of a was deleted
-    assert actions({"a": "manifest 2"}, {"a", "b"}) == ["skip", "run"]  # and made anew, before the driver was killed
+    skip = ("skip", "done with this config, data and inputs")
+    anew = ("run", "it read what is no longer there: a is made anew")
+    after = ("run", "b is made anew, which it read")
+    assert decided("manifest 1", {"a", "b", "c"}) == [skip, skip, skip]
+    gone = ("run", "what it made is no longer there, or not all of it")
+    assert decided(None, {"b", "c"}) == [gone, anew, after]  # the result of a was deleted
+    assert decided("manifest 1", {"b", "c"}) == [gone, ("run", "a is made anew, which it read"), after]  # or half of it
+    assert decided("manifest 2", {"a", "b", "c"}) == [skip, anew, after]  # it was made anew, then the driver was killed
+
+
+def test_a_stage_of_which_the_record_is_lost_says_that_its_folder_is_set_aside(data: Path) -> None:
+    [step] = plan(["a"], {"a": {}}, None, whole={"a"}, manifests={}, kept={})
+    assert (step.action, step.why) == ("run", "never ran, by run.json; what its folder holds is set aside")
 
 
 def test_changed_data_re_runs_what_reads_it(data: Path) -> None:
@@ -133,7 +145,7 @@ def test_a_setting_that_is_new_and_unset_changes_nothing(data: Path) -> None:
     before = identities(config, ["a"])
     state = RunState(name="r", stages={"a": StageState(status="done", identity=before["a"], attempts=1)})
     now = {"a": {**before["a"], "config": {**before["a"]["config"], "later": None}}}
-    [step] = plan(["a"], now, state, whole={"a"}, manifests={})
+    [step] = plan(["a"], now, state, whole={"a"}, manifests={}, kept={})
     assert step.action == "skip"
 
 
@@ -172,8 +184,9 @@ def test_a_stage_that_was_stopped_or_failed_continues() -> None:
             "b": StageState(status="failed", identity={"y": 1}, attempts=2, cause="StageError: loss is nan"),
         },
     )
-    steps = plan(["a", "b"], {"a": {"x": 1}, "b": {"y": 1}}, state, whole=set(), manifests={})
+    identities = {"a": {"x": 1}, "b": {"y": 1}}
+    steps = plan(["a", "b"], identities, state, whole=set(), manifests={}, kept={"b": 40})
     assert [(s.action, s.why) for s in steps] == [
         ("continue", "was stopped in the middle"),
-        ("continue", "failed: StageError: loss is nan"),
+        ("continue", "failed: StageError: loss is nan; its newest checkpoint is of step 40"),
     ]

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -80,10 +82,16 @@ def test_a_failure_leaves_the_last_view_and_its_cause_whole_below(begin: Begin) 
     assert "it would not, \\x1b[2J[red]for " in said and said.count("a long reason") == 20 and "strop resume" in said
 
 
-def test_ctrl_c_leaves_a_clean_terminal_and_where_the_run_stood(begin: Begin) -> None:
+@pytest.mark.parametrize("ending", ["Ctrl-C", signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_end_leaves_a_clean_terminal_and_where_the_run_stood(
+    begin: Begin, ending: signal.Signals | str
+) -> None:
     terminal = begin("hangs")
     terminal.read_until(lambda output: "3/4" in output)
-    terminal.press("\x03")
+    if isinstance(ending, signal.Signals):
+        terminal.process.send_signal(ending)
+    else:
+        terminal.press("\x03")
     assert terminal.end() == 130
     assert is_clean(terminal.output)
     shown = screen(terminal.output)
@@ -107,6 +115,8 @@ def test_without_a_terminal_there_are_plain_lines_and_no_escape_codes(recipe: Pa
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith("sft: run, never ran\n")
     assert "\x1b" not in done.stdout and "a logged line" in done.stderr
+    assert done.stdout.count("  sft step 1/4  train/loss 1\n") == 1
+    assert re.search(r"  sft waits for the teacher, for \d+ s \(at most 60 s\)\n", done.stdout)
     assert not (runs / "r" / "driver.log").exists()
     assert f"the same for programs: {runs}/r/summary.json\nto look at: {runs}/r/report.html\n" in done.stdout
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from pipeline.config import RunConfig
 from pipeline.job import Job, Outcome
 from pipeline.plan import Step
 from pipeline.run import StageFailed, run
-from pipeline.state import RunFolder
+from pipeline.standing import standing_of
+from pipeline.state import RunFolder, write_json
+from rewards.waits import Waiting
 from stages.base import StageResult
 
 
 class FakeLauncher:
     """Records the jobs that it is given, and fails those of the stages named."""
 
-    def __init__(self, failing: set[str] | None = None) -> None:
+    def __init__(self, failing: set[str] | None = None, *, manifest: str = "{}") -> None:
         self.jobs: list[Job] = []
+        self.manifest = manifest
         self.failing = failing or set()
 
     def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
@@ -29,7 +33,7 @@ class FakeLauncher:
         if job.name in self.failing:
             return Outcome(cause="StageError: it would not")
         (job.folder / "output").mkdir(exist_ok=True)
-        (job.folder / "output" / "manifest.json").write_text("{}")
+        (job.folder / "output" / "manifest.json").write_text(self.manifest)
         return Outcome(result=StageResult(metrics={"train/steps": 1.0}))
 
 
@@ -150,6 +154,18 @@ def test_a_stage_whose_result_was_deleted_runs_again(config: RunConfig, tmp_path
     assert [job.name for job in launcher.jobs] == ["c"]
 
 
+def test_what_a_stage_made_anew_comes_to_decides_over_those_that_read_it(config: RunConfig, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    run(config, folder, FakeLauncher, Events())
+    (folder.stage("a") / "result.json").unlink()
+    same, other = FakeLauncher(), FakeLauncher(manifest='{"format": 2}')
+    run(config, folder, lambda: same, Events())
+    assert [job.name for job in same.jobs] == ["a"]
+    (folder.stage("a") / "result.json").unlink()
+    run(config, folder, lambda: other, Events())
+    assert [job.name for job in other.jobs] == ["a", "b", "c"]
+
+
 def test_a_launcher_that_fails_is_no_trace_but_a_failed_stage(config: RunConfig, tmp_path: Path) -> None:
     class Broken(FakeLauncher):
         def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
@@ -186,7 +202,16 @@ def test_the_time_of_an_attempt_whose_driver_was_killed_is_counted(config: RunCo
 
     with pytest.raises(Killed):
         run(config, folder, Killing, Events())
-    state = run(config, folder, FakeLauncher, Events())
+
+    def start() -> FakeLauncher:
+        left = standing_of(folder).stages[0]
+        assert (left.status, round(left.wall_s)) == ("interrupted", 100) and not left.waits
+        return FakeLauncher()
+
+    write_json(folder.resolved, config.model_dump(mode="json"))
+    write_json(folder.stage("a") / "latest" / "waits.json", [asdict(Waiting(what="x", since=0.0, limit_s=1.0))])
+    with folder.locked():
+        state = run(config, folder, start, Events())
     assert 100 <= state.stage("a").wall_s < 110
     assert state.wall_s == sum(stage.wall_s for stage in state.stages.values())
 
