@@ -215,8 +215,9 @@ def _observed(config: RunConfig, folder: RunFolder, steps: Sequence[Step], only:
 
 
 def _require_run(folder: RunFolder) -> None:
-    if folder.root.is_file():
-        raise ConfigError(f"{folder.root} is a file; what is asked for is a run's folder, such as runs/quickstart")
+    if not folder.root.is_dir():
+        what = "is a file" if folder.root.is_file() else "is not there"
+        raise ConfigError(f"{folder.root} {what}; what is asked for is a run's folder, such as runs/quickstart")
     if not folder.resolved.is_file():
         way_out = f"run its recipe with: strop run RECIPE --resume --runs {folder.root.parent}"
         raise ConfigError(f"{folder.root} holds no run that is whole ({folder.resolved.name} is missing); {way_out}")

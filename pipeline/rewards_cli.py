@@ -60,7 +60,7 @@ def check_command(
         setup = offline.setup(reward, deadline_s=deadline_s, num_workers=1)
         findings = list(offline.contract(data, setup, is_random=random))
     for finding in findings:
-        mark = "kept    " if finding.is_kept else "not kept"
+        mark = "passed" if finding.is_kept else "failed"
         say(f"{mark}  {finding.clause}: {finding.detail}")
     if not all(finding.is_kept for finding in findings):
         raise typer.Exit(2)
@@ -87,6 +87,6 @@ def rescore_command(
     table.add_column("of the stored groups")
     table.add_column("", justify="right")
     for name, value in asdict(found).items():
-        shown = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown = "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), shown)
     console.print(table)

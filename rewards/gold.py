@@ -33,6 +33,8 @@ class GoldCheck:
         if any(reward.has_own_worker for reward in rewards):
             self._scoring = self._scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None})
         self._process = WorkerProcess(reward_order(self._rewards, self._scoring))
+        self.silent = {reward.label for reward in rewards}
+        """Labels of rewards that have marked nothing so far: they returned None for each attempt."""
 
     def problems(self, gold: Sequence[Attempt], other: Sequence[Attempt] = ()) -> list[str]:
         """Score gold answers, each as a group of two copies; say what is wrong in a line a reward, or nothing.
@@ -71,6 +73,7 @@ class GoldCheck:
 
     def _found(self, gold: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
         """Return at most one line of failures, and one for each reward with low marks."""
+        self.silent -= {label for score in scores for label, mark in score.parts.items() if mark is not None}
         failed = [row for row, score in enumerate(scores) if score.cause in FAILURES]
         found = [f"{scores[row].detail}, on the answer of {_rows(failed)}" for row in failed[:1]]
         for reward in self._rewards:

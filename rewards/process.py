@@ -35,7 +35,7 @@ BOOTSTRAP = (
 """Finds modules where the parent finds them, and imports nothing of the parent's main module."""
 MARK_VARIABLE = "STROP_WORKER"
 """By its value, which only they inherit, the processes that a worker has started are found."""
-MAX_PRINTED_BYTES = 1 << 18
+MAX_PRINTED_BYTES = 1 << 16
 """How much of what a worker prints is passed on."""
 LOOK_EVERY_S = 0.5
 """How often to look whether a silent worker is alive, besides listening for the end of its pipe."""

@@ -104,7 +104,9 @@ class Scorer:
         chance = 0.0 if is_full else DEVIATIONS * math.sqrt(limit * (1 - limit) / max(1, len(groups)))
         if len(failures) <= (limit + chance) * len(scores):
             return
-        allowed = f"max_unscorable_fraction={limit:g}" + (f", and {chance:.2g} for chance" if chance else "")
+        allowed = f"max_unscorable_fraction={limit:g}"
+        if chance:
+            allowed += f" ({limit + chance:.2g} as long as no more than {len(groups)} groups are known)"
         examples = {score.cause: score.detail for score in failures}
         by_cause = Counter(score.cause for score in failures)
         lines = [f"  {cause}: {num}, for instance: {examples[cause]}" for cause, num in by_cause.items()]

@@ -154,8 +154,9 @@ class Rescored:
 
     num_groups: int
     num_attempts: int
-    mean_before: float
-    mean_after: float
+    mean_before: float | None
+    mean_after: float | None
+    """None where no attempt has a value."""
     unscorable_after: int
     signal_lost: int
     """Groups that had signal and have none now."""
@@ -211,9 +212,9 @@ def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[f
     )
 
 
-def _mean(rows: Sequence[Sequence[float | None]]) -> float:
+def _mean(rows: Sequence[Sequence[float | None]]) -> float | None:
     values = [value for row in rows for value in row if value is not None]
-    return statistics.fmean(values) if values else float("nan")
+    return statistics.fmean(values) if values else None
 
 
 def _attempt(row: Mapping[str, Any]) -> Attempt:

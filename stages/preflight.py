@@ -109,6 +109,12 @@ class GoldTrial:
                 yield from (f"stage {name!r}: {line}" for line in found)
                 if found:
                     return
+        for label in sorted(self._check.silent) if tried else ():
+            where = " and ".join(repr(name) for name in self.stages)
+            yield (
+                f"note: stage {where}: reward {label!r} returned None for every row that it was tried on, so nothing "
+                "is known of it; what no reward has a value for teaches nothing"
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def collect(
         replaceable -= min(without_signal, replaceable)
         if not missing and batch is None:
             if not empty_batches:
-                raise no_signal(config, context, step)
+                raise no_signal(groups, config, rollout_file(context, step + 1))
             logger.warning("no group of %d has answers that differ in reward; taking fresh prompts", len(groups))
             missing, empty_batches = config.prompts_per_step, empty_batches - 1
     assert batch is not None
@@ -95,12 +96,16 @@ def ask_ahead(config: GRPOStage, stream: GroupStream, step: int, *, at_least: in
     stream.request(max(0, wanted - stream.num_ahead), step + 1)
 
 
-def no_signal(config: GRPOStage, context: StageContext, step: int) -> StageError:
-    """Return the error of a step that has nothing to learn from."""
+def no_signal(groups: Sequence[RolloutGroup], config: GRPOStage, file: Path) -> StageError:
+    """Return the error of a step that has nothing to learn from; its groups are in ``file``."""
+    causes = Counter(rollout.score.cause for group in groups for rollout in group.rollouts)
+    why = "the task is too hard, too easy, or the reward is blind"
+    if "ok" not in causes:
+        counted = ", ".join(f"{count} {cause}" for cause, count in causes.items())
+        why = f"no answer has a value ({counted}; a reward that returns None is not_applicable)"
     return StageError(
         f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
-        "nothing to learn from: the task is too hard, too easy, or the reward is blind. Read "
-        f"{rollout_file(context, step + 1)}, then change prompts or rewards"
+        f"nothing to learn from: {why}. Read {file}, then change prompts or rewards"
     )
 
 

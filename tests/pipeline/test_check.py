@@ -205,6 +205,14 @@ def test_gold_answers_of_every_stage_are_tried(tmp_path: Path, recipe: dict[str,
     assert_refused(check(tmp_path, recipe), tmp_path, "stage 'exam': reward 'math' gives 0 to the gold answer of row 1")
 
 
+def test_a_reward_that_marks_nothing_is_noted(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["rewards"] = ["math", "tests.pipeline.bad_rewards:marks_nothing"]
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0
+    assert "note: stage 'grpo': reward 'marks_nothing' returned None for every row" in result.stdout
+    assert "reward 'math'" not in result.stdout
+
+
 def test_a_reward_sees_in_check_what_it_sees_in_the_run(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["stages"]["grpo"]["rewards"] = ["tests.rewards.obedient:equals_gold_completion"]
     result = check(tmp_path, recipe)

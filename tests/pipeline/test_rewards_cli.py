@@ -67,11 +67,11 @@ def test_trl_s_own_rewards_work_by_import_path(tmp_path: Path) -> None:
     assert [part["think_format_reward"] for part in parts] == [1.0, 0.0]
 
 
-def test_check_says_which_clauses_are_kept(tmp_path: Path, answers: Path) -> None:
+def test_check_says_which_clauses_hold(tmp_path: Path, answers: Path) -> None:
     right = strop("check", "--reward", "math", "--data", write(tmp_path / "g.jsonl", {"prompt": "3+4", "answer": "7"}))
-    assert right.returncode == 0 and right.stdout.count("kept") == 4, right.stdout + right.stderr
+    assert right.returncode == 0 and right.stdout.count("passed  ") == 4, right.stdout + right.stderr
     wrong = strop("check", "--reward", "math", "--data", answers)
-    assert wrong.returncode == 2 and "not kept  full marks" in wrong.stdout and "of row 2" in wrong.stdout
+    assert wrong.returncode == 2 and "failed  full marks" in wrong.stdout and "of row 2" in wrong.stdout
     moody = ["check", "--reward", "tests.pipeline.bad_rewards:moody", "--data", answers]
     assert "two calls differ" in strop(*moody).stdout
     assert strop(*moody, "--random").returncode == 0
@@ -82,11 +82,11 @@ def test_check_says_which_clauses_are_kept(tmp_path: Path, answers: Path) -> Non
     [
         (
             "fails_on_others",
-            "not kept  groups of one answer and of several, right and wrong ones: reward 'fails",
+            "failed  groups of one answer and of several, right and wrong ones: reward 'fails",
         ),
         (
             "of_eight_alone",
-            "not kept  groups of one answer and of several, right and wrong ones: reward 'of_e",
+            "failed  groups of one answer and of several, right and wrong ones: reward 'of_e",
         ),
         ("marks_nothing", "no answer got any value"),
         ("by_the_hash_of_the_process", "two calls differ"),

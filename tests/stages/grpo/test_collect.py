@@ -1,17 +1,20 @@
 """What a step learns from, with engines and rewards that do as a test says."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rewards.types import Score
 from rollout.collector import Collector
 from rollout.config import SamplingConfig
 from rollout.episodes import OneTurn
 from rollout.prompts import PromptSource
 from rollout.records import read_groups
 from rollout.stream import GroupStream
-from rollout.types import Prompt
+from rollout.types import Prompt, RolloutGroup
 from stages.base import StageError
 from stages.grpo.collect import collect, rollout_file
 from stages.grpo.config import GRPOStage
@@ -73,6 +76,18 @@ def test_whole_batches_without_signal_are_replaced_until_there_is_one_or_the_run
     assert taken(collect(config, context, stream, step=0)) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(StageError, match="2 batches in a row held no group whose answers differ"):
         collect(config, context, stream, step=0)
+
+
+def test_a_run_without_any_value_is_not_called_too_hard(tmp_path: Path) -> None:
+    config, context = config_of(max_empty_batches=0), make_context(tmp_path, tmp_path)
+    stream, _ = stream_of({0}, config)
+
+    def unmarked(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        score = Score(value=None, cause="not_applicable")
+        return [replace(g, rollouts=[replace(rollout, score=score) for rollout in g.rollouts]) for g in groups]
+
+    with pytest.raises(StageError, match=r"no answer has a value \(6 not_applicable; a reward that returns None"):
+        collect(config, context, stream, step=0, adjusted=unmarked)
 
 
 @pytest.mark.parametrize(("max_staleness", "ahead"), [(0, 0), (1, 3), (2, 6), (9, 9)])
