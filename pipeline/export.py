@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.graph import needed
-from pipeline.state import RunFolder
+from pipeline.state import RunFolder, RunState
 from pipeline.summary import exams_of
 from stages import artifact
 from stages.artifact import MANIFEST, Manifest
@@ -55,10 +55,11 @@ def card(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest, *
         *([_about_adapter(config, stage, manifest)] if adapter else []),
         *_exams(exams),
         "## Recipe\n",
+        "What it does not say is the default of the version of Strop named below.\n",
         f"```yaml\n{_recipe(config, ancestors)}```\n",
         "## Data\n",
-        "SHA-256 of each data set's content, as it was read:\n",
-        *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(folder, ancestors).items())),
+        "SHA-256 of each data set's content, as it was read, and of a base model that is no id on the Hub:\n",
+        *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(config, folder, ancestors).items())),
         "\n## Versions\n",
         *(f"- {name} {version}" for name, version in manifest.code.items()),
         f"\nSHA-256 over the weights: `{manifest.weights_sha256}`",
@@ -149,11 +150,14 @@ def _model_name(config: RunConfig) -> str:
     return Path(config.model).name if Path(config.model).is_dir() else config.model
 
 
-def _data(folder: RunFolder, ancestors: list[str]) -> dict[str, str]:
-    """Return data sets by the name of the file or on the Hub, as the stages' identities have them."""
-    state = folder.load()
+def _data(config: RunConfig, folder: RunFolder, ancestors: list[str]) -> dict[str, str]:
+    """Return digests of data sets and a base model's folder by their names, as the stages' identities have them."""
+    state = folder.load() or RunState(name=config.name)
     found: dict[str, str] = {}
     for name in ancestors:
-        content = state.stage(name).identity.get("content of data", {}) if state is not None else {}
+        identity = state.stage(name).identity
+        content = dict(identity.get("content of data", {}))
+        if Path(config.model).is_dir() and "base model" in identity:
+            content[config.model] = identity["base model"]
         found |= {Path(path).name if Path(path).is_absolute() else path: digest for path, digest in content.items()}
     return found

@@ -149,6 +149,7 @@ def _attempt(
         inputs=folder.manifests(config.stages[step.name].inputs().values()),
         attempts=number,
         begun=time.time(),
+        why=step.why,
         cause="",
     )
     state = state.with_stage(step.name, running)

@@ -30,6 +30,8 @@ class StageStanding:
     """The newest attempt's folder; there is none before the first."""
     wall_s: float
     """Seconds spent in it, over all attempts, the one that runs among them."""
+    why: str
+    """Why its newest attempt was begun."""
     cause: str
     """Why it failed."""
     silent_s: float | None
@@ -120,6 +122,7 @@ def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_dri
         attempts=state.attempts,
         attempt=attempt,
         wall_s=state.wall_s + (max(0.0, until - state.begun) if is_running else 0.0),
+        why=state.why,
         cause=state.cause,
         silent_s=max(0.0, now - last) if last else None,
         waits=waits_of(attempt) if is_running and is_driven else (),

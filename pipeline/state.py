@@ -47,6 +47,8 @@ class StageState:
     """When the newest attempt began, in seconds since the epoch."""
     wall_s: float = 0.0
     """Seconds spent in it, over all attempts."""
+    why: str = ""
+    """Why the newest attempt was begun."""
     cause: str = ""
     """Why it failed."""
 

@@ -132,8 +132,9 @@ def _block(stage: StageStanding, standing: Standing) -> Iterator[RenderableType]
     """Yield what is told of a stage below the table; nothing of one that waits, or that is done and scored all."""
     lines = list(_lines(stage, standing))
     if stage.status == "failed" or lines:
-        attempt = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
-        yield Text(f"\n{printable(stage.name)}{attempt}", style="bold")
+        why = f" ({stage.why})" if stage.why else ""
+        attempt = f", attempt {stage.attempts}{why}" if stage.attempts > 1 else ""
+        yield Text(printable(f"\n{stage.name}{attempt}"), style="bold", overflow="fold")
     if lines:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)

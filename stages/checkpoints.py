@@ -119,7 +119,12 @@ def prune(root: Path, keep: int, *, spare: Collection[int] = ()) -> None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a fully written folder its final name, in place of what was there."""
+    """Give a fully written folder its final name, in place of what was there; whoever may read it may read its files.
+
+    Some writers, that of safetensors among them, make files for their owner alone, whatever the umask is.
+    """
+    for file in _files(temporary):
+        file.chmod(temporary.stat().st_mode & 0o666)
     _sync(temporary)
     if final.exists():
         shutil.rmtree(final)

@@ -264,7 +264,10 @@ def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: Run
     limit = config.get("max_position_embeddings")
     generates = any(stage.generates for stage in stages.values())
     if generates and isinstance(limit, int) and facts.engine.max_model_tokens > limit:
-        yield f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}"
+        yield (
+            f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}; "
+            f"set engine.max_model_tokens: {limit}, or less"
+        )
     yield from _check_template(chat)
 
 

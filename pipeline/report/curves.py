@@ -24,10 +24,17 @@ class Quantity:
     """What the y-axis shows at least; none: what there is."""
     comparable_by: str | None = None
     """Key of a stage's config that must be equal for two stages to mean the same by it; none: all do."""
+    hint: str = ""
+    """What one has to know to read it."""
 
 
 QUANTITIES = (
-    Quantity(title="loss", pattern=r"train/loss", comparable_by="loss"),
+    Quantity(
+        title="loss",
+        pattern=r"train/loss",
+        comparable_by="loss",
+        hint="What is minimised. That of a policy gradient stays about zero while the policy learns: its reward tells.",
+    ),
     Quantity(title="reward", pattern=r"reward/mean", span=(0, 0), comparable_by="rewards"),
     Quantity(title="reward by part, before weights", pattern=r"reward/([^/]+)/mean", span=(0, 1)),
     Quantity(title="accuracy in the exam while learning", pattern=r"early_stop/accuracy", span=(0, 1)),
@@ -35,6 +42,8 @@ QUANTITIES = (
         title="share of pairs told apart",
         pattern=r"preference/(accuracy_beyond_offset)|monitor/(accuracy)|train/(accuracy)",
         span=(0, 1),
+        hint="Of which the policy, against where it started, or the reward model prefers the chosen one; ties do not "
+        "count. What has an offset is to be preferred by more than that.",
     ),
     Quantity(title="log-probability by token, nats", pattern=r"monitor/(good|bad|greedy)_nats_a_token", span=(0, 0)),
     Quantity(title="KL from the start, nats", pattern=r"monitor/kl_nats|policy/kl_nats", span=(0, 0)),
@@ -42,11 +51,26 @@ QUANTITIES = (
     Quantity(title="gradient norm", pattern=r"train/grad_norm", span=(0, 0)),
     Quantity(title="learning rate", pattern=r"train/learning_rate", span=(0, 0), comparable_by="learning_rate"),
     Quantity(title="tokens of an answer, mean", pattern=r"rollout/length/mean_tokens", span=(0, 0)),
-    Quantity(title="share of groups without signal", pattern=r"rollout/no_signal_fraction", span=(0, 1)),
+    Quantity(
+        title="share of groups without signal",
+        pattern=r"rollout/no_signal_fraction",
+        span=(0, 1),
+        hint="All answers to a prompt have the same reward, so it teaches nothing: too easy, too hard, or cut.",
+    ),
     Quantity(title="share of answers cut or broken off", pattern=r"rollout/truncated_fraction", span=(0, 1)),
     Quantity(title="share of answers without a score", pattern=r"reward/unscorable_fraction", span=(0, 1)),
-    Quantity(title="learner and engine apart at most, nats", pattern=r"policy/(mismatch)_max_nats|sync/(drift)_max"),
-    Quantity(title="versions that groups are old", pattern=r"rollout/staleness_(mean|max)", span=(0, 1)),
+    Quantity(
+        title="learner and engine apart at most, nats",
+        pattern=r"policy/(mismatch)_max_nats|sync/(drift)_max",
+        hint="Of the same tokens. Drift is of fixed texts right after the weights were sent: rounding, if all is well. "
+        "Mismatch is of the answers that are learned from: rounding, and what was learned since they were begun.",
+    ),
+    Quantity(
+        title="versions that groups are old",
+        pattern=r"rollout/staleness_(mean|max)",
+        span=(0, 1),
+        hint="Optimizer steps between the weights that answered and those that learn from the answers.",
+    ),
 )
 
 
@@ -67,14 +91,14 @@ class _Curve:
     points: Sequence[tuple[int, float]]
 
 
-def curves(runs: Sequence[RunData]) -> Iterator[tuple[str, list[Panel]]]:
+def curves(runs: Sequence[RunData]) -> Iterator[tuple[Quantity, list[Panel]]]:
     """Yield each quantity that any stage has, with a panel by stage; stages of one name share theirs."""
     for quantity in QUANTITIES:
         found = {name: list(_curves_of(runs, name, quantity)) for name in _stage_names(runs)}
         found = {name: lines for name, lines in found.items() if lines}
         spans = _spans(runs, found, quantity)
         if found:
-            yield quantity.title, [_panel(runs, name, lines, spans[name]) for name, lines in found.items()]
+            yield quantity, [_panel(runs, name, lines, spans[name]) for name, lines in found.items()]
 
 
 def _stage_names(runs: Sequence[RunData]) -> list[str]:

@@ -69,8 +69,8 @@ def whole_run(runs: Sequence[RunData]) -> Iterator[Row]:
             is_wide=True,
             hint="Of all attempts, work that a kill undid included. What goes on beside learning takes no time here.",
         )
-    for title, panels in curves(runs):
-        yield Row(title=title, panels=panels)
+    for quantity, panels in curves(runs):
+        yield Row(title=quantity.title, panels=panels, hint=quantity.hint)
 
 
 def _rows(run: RunData, samples: Mapping[str, Sample]) -> Iterator[Row]:
@@ -80,6 +80,11 @@ def _rows(run: RunData, samples: Mapping[str, Sample]) -> Iterator[Row]:
         title, told = "Answers without a score, by cause", _counts(counts)
         panels = [Panel(title="", figure=picture, told=told)] if picture else []
         yield Row(title=title, panels=panels, hint="" if picture else f"None: all {counts['ok']} counted have one.")
+    yield from distributions(samples)
+
+
+def distributions(samples: Mapping[str, Sample]) -> Iterator[Row]:
+    """Yield lengths and ages of answers, as a picture where they differ and as a sentence where they do not."""
     lengths = {source: found for each in samples.values() for source, found in each.lengths.items()}
     ages = {name: found.ages for name, found in samples.items()}
     for title, values, unit in (
@@ -87,7 +92,10 @@ def _rows(run: RunData, samples: Mapping[str, Sample]) -> Iterator[Row]:
         ("Age of answers when they were learned from", ages, "versions that the oldest token is behind"),
     ):
         figure = figures.distribution(values, unit)
-        if figure is not None:
+        different = {value for found in values.values() for value in found}
+        if len(different) == 1:
+            yield Row(title=title, panels=[], hint=f"{different.pop()} {unit}, each of them.")
+        elif figure is not None:
             yield Row(title=title, panels=[Panel(title="", figure=figure, told=_means(values))], is_wide=True)
 
 

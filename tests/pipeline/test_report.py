@@ -22,7 +22,7 @@ from pipeline.report.recipes import differences
 from pipeline.report.run_data import history, joined, read, spent
 from pipeline.state import RunFolder, RunState, StageState, write_json
 from rollout.records import write_groups
-from stages.sampled import sample
+from stages.sampled import Sample, sample
 from tests.pipeline.runs import HOSTILE, answer, group, write_metrics, write_run
 
 
@@ -87,16 +87,20 @@ def test_a_run_that_has_hardly_begun_has_a_page(tmp_path: Path) -> None:
 def test_a_stage_that_runs_or_was_killed_has_the_time_and_status_that_strop_status_shows(tmp_path: Path) -> None:
     config, folder = write_run(tmp_path)
     begun = time.time() - 100
-    grpo = StageState(status="running", attempts=2, begun=begun, wall_s=4.0)
+    grpo = StageState(status="running", attempts=2, begun=begun, wall_s=4.0, why="a rank died")
     folder.save(RunState(name="r", stages={"grpo": grpo}))
     (folder.stage("grpo") / "latest").symlink_to("attempt_002")
     os.utime(folder.stage("grpo") / "attempt_002" / "metrics.jsonl", (begun + 6, begun + 6))
     assert sum(read(config, folder).spent_s["grpo"].values()) == pytest.approx(10.0), "until its last sign of life"
     text = run_page.write(config, folder).read_text()
-    assert ">interrupted, attempt 2</td>" in text and ">10 s</td>" in text and "engine vllm, 10 s in stages" in text
+    assert (
+        ">interrupted, attempt 2 (a rank died)</td>" in text
+        and ">10 s</td>" in text
+        and "engine vllm, 10 s in stages" in text
+    )
     with folder.locked():
         assert sum(read(config, folder).spent_s["grpo"].values()) == pytest.approx(104.0, abs=3.0)
-        assert ">running, attempt 2</td>" in run_page.write(config, folder).read_text()
+        assert ">running, attempt 2 (a rank died)</td>" in run_page.write(config, folder).read_text()
 
 
 def test_one_damaged_line_result_or_tokenizer_hides_no_other(tmp_path: Path) -> None:
@@ -190,6 +194,13 @@ def test_a_distribution_is_in_shares_of_each_source() -> None:
     assert figure.data[0].x == (0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 4.5)
 
 
+def test_what_is_the_same_of_all_answers_is_a_sentence_and_no_picture() -> None:
+    found = Sample(num_files=1, lengths={"grpo": [7, 9]}, ages=[0, 0])
+    lengths, ages = run_page.distributions({"grpo": found})
+    assert len(lengths.panels) == 1 and not lengths.hint
+    assert not ages.panels and ages.hint == "0 versions that the oldest token is behind, each of them."
+
+
 def test_runs_are_compared_by_the_same_figures(tmp_path: Path) -> None:
     write_run(tmp_path, "one")
     write_run(tmp_path, "two", learning_rate=0.5)
@@ -216,7 +227,11 @@ def test_the_command_line_compares_runs_and_says_which_folder_is_none(tmp_path: 
     runs = tmp_path / "[" / "red]"  # no markup
     one, two, page = write_run(runs, "one")[1], write_run(runs, "two")[1], runs / "c.html"
     refused = CliRunner().invoke(app, ["compare", str(one.root), str(tmp_path / "none"), "--to", str(page)])
-    assert refused.exit_code == 2 and "none holds no run that is whole" in refused.output and not page.exists()
+    assert (
+        refused.exit_code == 2
+        and "none is not there; what is asked for is a run's folder" in refused.output
+        and not page.exists()
+    )
     done = CliRunner().invoke(app, ["compare", str(one.root), str(two.root), "--to", str(page)])
     assert (
         done.exit_code == 0

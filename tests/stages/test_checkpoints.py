@@ -116,3 +116,13 @@ def test_a_version_that_was_half_removed_is_none_that_was_damaged(
     assert checkpoints.steps(tmp_path) == [10]
     assert checkpoints.latest(tmp_path) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["step_000010"] and not caplog.records
+
+
+@pytest.mark.parametrize(("of_folder", "of_files"), [(0o755, 0o644), (0o700, 0o600), (0o775, 0o664)])
+def test_whoever_may_read_a_folder_may_read_its_files(tmp_path: Path, of_folder: int, of_files: int) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new").chmod(of_folder)
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "new" / name).touch(mode=0o600)
+    checkpoints.publish(tmp_path / "new", tmp_path / "output")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "output").iterdir()} == {of_files}
