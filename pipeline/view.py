@@ -206,6 +206,8 @@ def _signs_of_life(stage: StageStanding, standing: Standing) -> Iterator[tuple[s
     if stage.silent_s is not None:
         style = "yellow" if stage.silent_s > SILENT_S else ""
         yield "last sign of life", Text(f"{duration(stage.silent_s)} ago", style=style)
+    if standing.is_driven and stage.status == "interrupted":
+        yield "interrupted", Text("the run has a driver again, which is starting", style="yellow")
     if not standing.is_driven:
         way_out = f"its driver is gone; go on with: strop resume {printable(str(standing.root))}"
         yield "interrupted", Text(way_out, style="yellow")

@@ -4,13 +4,14 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from pipeline.standing import standing_of
-from pipeline.state import RunFolder, StageState
+from pipeline.state import RunFolder, RunState, StageState
 from pipeline.view import view
 from stages.base import Estimate, StageResult
 from tests.pipeline.folders import STAGES, grpo_line, running, write_lines, write_run
@@ -81,6 +82,11 @@ def test_a_driver_that_is_gone_is_told_with_the_way_on(tmp_path: Path, now: floa
     assert line_of(text, "sft ") == "sft sft interrupted 97 s"
     assert f"its driver is gone; go on with: strop resume {folder.root}" in text
     assert "left" not in text and "waits for" not in text, "nobody waits"
+    folder.save(RunState(name="r", stages={"sft": replace(running(), status="interrupted")}))
+    with folder.locked():
+        text = seen(folder)
+    assert line_of(text, "interrupted") == "interrupted the run has a driver again, which is starting"
+    assert line_of(text, "sft ") == "sft sft interrupted" and "waits for" not in text, "nothing of the old attempt"
 
 
 def test_a_failed_stage_shows_its_cause_whole_and_where_its_log_is(tmp_path: Path) -> None:
