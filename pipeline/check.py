@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.graph import order
-from pipeline.plan import Step, plan_of
+from pipeline.plan import Planner, Step
 from pipeline.state import RunFolder
 from pipeline.tracking import missing
 from stages.preflight import (
@@ -42,7 +42,7 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     problems += list(missing(config))
     notes += list(_memory(config))
-    steps = [] if problems else plan_of(config, folder)
+    steps = [] if problems else Planner(config, folder).plan()
     return Findings(problems=problems, notes=notes, steps=steps)
 
 

@@ -175,6 +175,8 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     needed(config.stages, only)  # raises where there is no such stage
     findings = check(config, folder)
     _require_none(findings)
+    for note in findings.notes:
+        say(f"note: {note}", on=errors)
     with folder.locked(), endings_as_ctrl_c():
         if recipe is not None:
             write_text(folder.recipe, recipe)

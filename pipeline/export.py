@@ -10,11 +10,12 @@ import yaml
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.graph import needed
-from pipeline.state import RunFolder, RunState
+from pipeline.state import RunFolder
 from pipeline.summary import exams_of
 from stages import artifact
 from stages.artifact import MANIFEST, Manifest
 from stages.base import Estimate
+from stages.preflight import model_fingerprint
 
 CARD = "README.md"
 ADAPTER = "adapter"
@@ -58,10 +59,11 @@ def card(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest, *
         "What it does not say is the default of the version of Strop named below.\n",
         f"```yaml\n{_recipe(config, ancestors)}```\n",
         "## Data\n",
-        "SHA-256 of each data set's content, as it was read, and of a base model that is no id on the Hub:\n",
-        *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(config, folder, ancestors).items())),
+        "SHA-256 of each data set's content, as it was read:\n",
+        *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(folder, ancestors).items())),
         "\n## Versions\n",
         *(f"- {name} {version}" for name, version in manifest.code.items()),
+        *_base(config),
         f"\nSHA-256 over the weights: `{manifest.weights_sha256}`",
     ]
     return "\n".join(parts) + "\n"
@@ -118,6 +120,12 @@ def _about_adapter(config: RunConfig, stage: str, manifest: Manifest) -> str:
     return f"This is the adapter alone. It belongs to {whose}, SHA-256 over its weights `{manifest.started_from}`.\n"
 
 
+def _base(config: RunConfig) -> Iterator[str]:
+    """Yield which base model it was, where its name alone does not tell."""
+    if Path(config.model).is_dir():
+        yield f"- base model `{_model_name(config)}`, by Strop's own fingerprint `{model_fingerprint(config.model)}`"
+
+
 def _exams(exams: dict[str, Estimate]) -> Iterator[str]:
     if exams:
         yield "## Exams\n"
@@ -150,14 +158,11 @@ def _model_name(config: RunConfig) -> str:
     return Path(config.model).name if Path(config.model).is_dir() else config.model
 
 
-def _data(config: RunConfig, folder: RunFolder, ancestors: list[str]) -> dict[str, str]:
-    """Return digests of data sets and a base model's folder by their names, as the stages' identities have them."""
-    state = folder.load() or RunState(name=config.name)
+def _data(folder: RunFolder, ancestors: list[str]) -> dict[str, str]:
+    """Return data sets by the name of the file or on the Hub, as the stages' identities have them."""
+    state = folder.load()
     found: dict[str, str] = {}
     for name in ancestors:
-        identity = state.stage(name).identity
-        content = dict(identity.get("content of data", {}))
-        if Path(config.model).is_dir() and "base model" in identity:
-            content[config.model] = identity["base model"]
+        content = state.stage(name).identity.get("content of data", {}) if state is not None else {}
         found |= {Path(path).name if Path(path).is_absolute() else path: digest for path, digest in content.items()}
     return found

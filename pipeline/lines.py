@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from pipeline.plan import Step
-from pipeline.progress import newest_lines
+from pipeline.progress import Row, newest_lines
 from pipeline.standing import waits_of
 from pipeline.terminal import console, printable, say
 
@@ -27,8 +27,8 @@ class Lines:
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._told: tuple[str, float] | None = None
-        """The stage and the step that were told last."""
+        self._told: tuple[str, Row] | None = None
+        """What was told last, and of which stage; an exam's line may be of the same step as the one before."""
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
@@ -41,11 +41,11 @@ class Lines:
             return
         self._next = time.monotonic() + self.EVERY_S
         newest = next(reversed(newest_lines(attempt / "metrics.jsonl")), None)
-        if newest is None or (step.name, newest["step"]) == self._told:
+        if newest is None or (step.name, newest) == self._told:
             for waiting in waits_of(attempt):
                 say(f"  {step.name} waits for {waiting}")
             return
-        self._told = (step.name, newest["step"])
+        self._told = (step.name, newest)
         shown = [f"{name} {value:.4g}" for name, value in newest.items() if SHOWN.fullmatch(name)]
         of = f"/{newest['num_steps']:.0f}" if "num_steps" in newest else ""
         say(f"  {step.name} step {newest['step']:.0f}{of}  {'  '.join(shown)}")

@@ -15,6 +15,7 @@ from stages.data.rows import fingerprint as data_fingerprint
 from stages.preflight import code_fingerprint, environments_of, model_fingerprint, reward_fingerprint, rewards_of
 
 Action = Literal["run", "continue", "skip"]
+NEVER_RAN = "never ran"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +69,32 @@ def _fingerprint(identity: Identity) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def plan_of(config: RunConfig, folder: RunFolder, known: Mapping[str, Identity] | None = None) -> list[Step]:
-    """Plan a recipe against what its run's folder holds; ``known`` identities are not worked out again."""
-    ordered = order(config.stages)
-    return plan(
-        ordered,
-        known or identities(config, ordered),
-        folder.load(),
-        whole={name for name in ordered if folder.is_whole(name, has_artifact=config.stages[name].produces != "exam")},
-        manifests=folder.manifests(ordered),
-        kept={name: found[-1] for name in ordered if (found := checkpoints.steps(folder.stage(name) / "checkpoints"))},
-    )
+class Planner:
+    """Plans a recipe against what its run's folder holds, anew each time; what stages follow from is read once."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        """Read data, base model and code of rewards."""
+        self._makes_artifact = {name: stage.produces != "exam" for name, stage in config.stages.items()}
+        self._folder = folder
+        self.order = order(config.stages)
+        """The stages' names."""
+        self._identities = identities(config, self.order)
+
+    def step(self, name: str) -> Step:
+        """Plan, and return one stage's step."""
+        return next(step for step in self.plan() if step.name == name)
+
+    def plan(self) -> list[Step]:
+        """Return each stage's step, in order."""
+        folder, names = self._folder, self.order
+        return plan(
+            names,
+            self._identities,
+            folder.load(),
+            whole={name for name in names if folder.is_whole(name, has_artifact=self._makes_artifact[name])},
+            manifests=folder.manifests(names),
+            kept={name: kept[-1] for name in names if (kept := checkpoints.steps(folder.stage(name) / "checkpoints"))},
+        )
 
 
 def plan(
@@ -93,8 +109,8 @@ def plan(
     """Say of each stage, in order, whether it runs, goes on, or is done.
 
     The results of the stages in ``whole`` are there. ``manifests`` are the hashes of what stages have handed over,
-    ``kept`` the steps of their newest checkpoints. What reads a stage that is made anew is planned to run, too; should
-    that come out the same to the last byte, a plan made then skips it.
+    ``kept`` the steps of their newest checkpoints, of which one may prove damaged when it is loaded. What reads a stage
+    that is made anew is planned to run, too; should that come out the same to the last byte, a plan made then skips it.
     """
     steps: list[Step] = []
     for name in ordered:
@@ -112,7 +128,7 @@ def _decision(
 ) -> tuple[Action, str]:
     """Return what to do with a stage, and why."""
     if before.attempts == 0:
-        return "run", "never ran, by run.json; what its folder holds is set aside" if is_whole else "never ran"
+        return "run", "never ran, by run.json; what its folder holds is set aside" if is_whole else NEVER_RAN
     if changes := list(_changes(before.identity, identity)):
         return "run", f"changed since: {', '.join(changes)}"
     if remade := [source for source, read in before.inputs.items() if manifests.get(source) != read]:

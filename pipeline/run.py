@@ -3,15 +3,15 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RunConfig
-from pipeline.graph import needed, order
+from pipeline.graph import needed
 from pipeline.job import Job, Outcome
-from pipeline.plan import Step, identities, plan_of
+from pipeline.plan import Planner, Step
 from pipeline.state import RunFolder, RunState, StageState, last_sign_of_life, write_json
 from pipeline.summary import summarize
 
@@ -71,29 +71,30 @@ def run(
 
     ``launch`` is called once, and only when some stage has to run. Raises StageFailed at the first stage that fails.
     """
+    wanted = needed(config.stages, only)
     state = _as_left(folder) or RunState(name=config.name, begun_in=str(Path.cwd()))
-    ordered = order(config.stages)
-    known = identities(config, ordered)
-    wanted = [name for name in ordered if name in needed(config.stages, only)]
-    plan = _by_name(plan_of(config, folder, known))
+    planner = Planner(config, folder)
+    names = [name for name in planner.order if name in wanted]
     launcher: Launcher | None = None
-    for name in wanted:
-        observer.begins(plan[name])
-        if plan[name].action == "skip":
-            continue
-        launcher = launcher or _launched(launch)
-        state = _run_stage(config, folder, state, plan[name], launcher, observer)
-        plan = _by_name(plan_of(config, folder, known))  # for what read an earlier output of this stage
+    for name in names:
+        for restarts_left in range(config.max_restarts, -1, -1):
+            step = planner.step(name)  # by what the stages before it have come to
+            observer.begins(step)
+            if step.action == "skip":
+                break
+            launcher = launcher or _launched(launch)
+            state, outcome, job = _attempt(config, folder, state, step, launcher, observer)
+            if outcome.result is not None:
+                break
+            if not outcome.is_lost or not restarts_left:
+                raise _failure(folder, name, outcome.cause, job)
+            logger.warning("stage %s goes on from its last checkpoint, for %s", name, outcome.cause)
     try:
         folder.save(state)
         write_json(folder.summary, summarize(config, folder, state))
     except OSError as error:
-        raise _failure(folder, wanted[-1], f"done, but not summed up ({error})") from error
+        raise _failure(folder, names[-1], f"done, but not summed up ({error})") from error
     return state
-
-
-def _by_name(steps: Sequence[Step]) -> Mapping[str, Step]:
-    return {step.name: step for step in steps}
 
 
 def _as_left(folder: RunFolder) -> RunState | None:
@@ -110,7 +111,11 @@ def _as_left(folder: RunFolder) -> RunState | None:
             spent_s = max(0.0, last_sign_of_life(folder.stage(name) / "latest") - stage.begun)
             left = left.with_stage(name, replace(stage, status="interrupted", wall_s=stage.wall_s + spent_s))
     if left != before:
-        folder.save(left)
+        try:
+            folder.save(left)
+        except OSError as error:
+            interrupted = next(name for name in left.stages if left.stage(name) != before.stage(name))
+            raise _failure(folder, interrupted, f"it could not go on ({error})") from error
     return left
 
 
@@ -119,22 +124,6 @@ def _launched(launch: Callable[[], Launcher]) -> Launcher:
         return launch()
     except Exception as error:
         raise StageFailed(f"Ray could not be started or joined: {error}") from error
-
-
-def _run_stage(
-    config: RunConfig, folder: RunFolder, state: RunState, step: Step, launcher: Launcher, observer: Observer
-) -> RunState:
-    """Attempt a stage, and again from its last checkpoint where a process of it was lost."""
-    for restarts_left in range(config.max_restarts, -1, -1):
-        state, outcome, job = _attempt(config, folder, state, step, launcher, observer)
-        if outcome.result is not None:
-            return state
-        if not outcome.is_lost or not restarts_left:
-            raise _failure(folder, step.name, outcome.cause, job)
-        logger.warning("stage %s goes on from its last checkpoint, for %s", step.name, outcome.cause)
-        step = replace(step, action="continue", why=outcome.cause)
-        observer.begins(step)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _attempt(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.plan import NEVER_RAN
 from pipeline.progress import Progress, newest_lines, progress
 from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status, last_sign_of_life
 from pipeline.summary import exams_of, gains_of
@@ -25,6 +26,7 @@ class StageStanding:
     name: str
     kind: str
     status: Status
+    """"interrupted" also where it runs by its record, and has no driver left."""
     attempts: int
     attempt: Path
     """The newest attempt's folder; there is none before the first."""
@@ -40,6 +42,11 @@ class StageStanding:
     """What its processes wait for, each with the time since it began and its limit."""
     progress: Progress | None
     """None before the first step."""
+
+    @property
+    def is_again(self) -> bool:
+        """Whether there was something of the stage before its newest attempt."""
+        return bool(self.why) and self.why != NEVER_RAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +78,6 @@ class Standing:
     def gains(self) -> Mapping[str, Mapping[str, Estimate]]:
         """What each examined model gained over the one before, by step between the two and quantity."""
         return gains_of(self.results)
-
-    def status_of(self, stage: StageStanding) -> str:
-        """Return a stage's status in a word; one that runs by its record, with no driver left, is "interrupted"."""
-        return "interrupted" if stage.status == "running" and not self.is_driven else stage.status
 
 
 def require_begun(folder: RunFolder) -> None:
@@ -118,7 +121,7 @@ def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_dri
     return StageStanding(
         name=name,
         kind=kind,
-        status=state.status,
+        status="interrupted" if is_running and not is_driven else state.status,
         attempts=state.attempts,
         attempt=attempt,
         wall_s=state.wall_s + (max(0.0, until - state.begun) if is_running else 0.0),

@@ -19,7 +19,7 @@ from rewards.waits import Wait, WaitError
 from stages.base import Estimate, StageResult
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
-"""``running`` by its record, with no driver left, is interrupted, too; the next driver writes that down."""
+"""Of a stage whose driver is gone "running" stays, until the next driver makes it "interrupted"."""
 
 Identity = Mapping[str, Any]
 """What a stage's result follows from, as JSON."""

@@ -41,11 +41,18 @@ def has_view() -> bool:
 def endings_as_ctrl_c() -> Iterator[None]:
     """Have what else ends a program politely, a scheduler's SIGTERM or a terminal that goes, raise KeyboardInterrupt.
 
-    What is ignored already, as under nohup, stays so.
+    Once: what comes after it, as from a shell and the kernel both, ends no cleaning up. What is ignored already, as
+    under nohup, stays so.
     """
     taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+
+    def end(*_: object) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for each in taken:
-        signal.signal(each, signal.default_int_handler)
+        signal.signal(each, end)
     try:
         yield
     finally:

@@ -95,8 +95,10 @@ class Tracking:
             self._read()
 
     def begins(self, step: Step) -> None:
-        """Read the end of the stage before."""
+        """Read the end of the stage before; of one that is passed over, all that was not handed on yet."""
         self._read()
+        if step.action == "skip":  # also where it was planned to run, and what it reads came out the same
+            self.catch_up(step.name, sorted((self._folder.parent / step.name).glob("attempt_*")))
 
     def works(self, step: Step, attempt: Path) -> None:
         """Read what has been written since the last call."""

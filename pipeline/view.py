@@ -102,7 +102,7 @@ def stage_table(standing: Standing, *, most: int | None = None) -> Table:
         table.add_row(f"{before} more")
     for stage in shown:
         wall = duration(stage.wall_s) if stage.wall_s else ""
-        add(stage.name, stage.kind, standing.status_of(stage), wall)
+        add(stage.name, stage.kind, stage.status, wall)
     if after:
         table.add_row(f"{after} more")
     return table
@@ -132,9 +132,8 @@ def _block(stage: StageStanding, standing: Standing) -> Iterator[RenderableType]
     """Yield what is told of a stage below the table; nothing of one that waits, or that is done and scored all."""
     lines = list(_lines(stage, standing))
     if stage.status == "failed" or lines:
-        why = f" ({stage.why})" if stage.why else ""
-        attempt = f", attempt {stage.attempts}{why}" if stage.attempts > 1 else ""
-        yield Text(printable(f"\n{stage.name}{attempt}"), style="bold", overflow="fold")
+        attempt = f", attempt {stage.attempts}" if stage.attempts > 1 else ""
+        yield Text(f"\n{printable(stage.name)}{attempt}", style="bold")
     if lines:
         grid = Table.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
@@ -149,8 +148,10 @@ def _block(stage: StageStanding, standing: Standing) -> Iterator[RenderableType]
 
 def _lines(stage: StageStanding, standing: Standing) -> Iterator[tuple[str, RenderableType]]:
     progress = stage.progress
-    if stage.status in ("running", "failed"):
-        yield "step", _pace(progress, is_going=stage.status == "running" and standing.is_driven)
+    if stage.status in ("running", "interrupted", "failed"):
+        if stage.is_again:
+            yield "why again", Text(printable(stage.why))
+        yield "step", _pace(progress, is_going=stage.status == "running")
         yield from _measured(progress) if progress is not None else ()
     if stage.status in ("running", "interrupted"):
         for waiting in stage.waits:
@@ -206,11 +207,10 @@ def _signs_of_life(stage: StageStanding, standing: Standing) -> Iterator[tuple[s
     if stage.silent_s is not None:
         style = "yellow" if stage.silent_s > SILENT_S else ""
         yield "last sign of life", Text(f"{duration(stage.silent_s)} ago", style=style)
-    if standing.is_driven and stage.status == "interrupted":
-        yield "interrupted", Text("the run has a driver again, which is starting", style="yellow")
-    if not standing.is_driven:
-        way_out = f"its driver is gone; go on with: strop resume {printable(str(standing.root))}"
-        yield "interrupted", Text(way_out, style="yellow")
+    if stage.status == "interrupted":
+        gone = f"its driver is gone; go on with: strop resume {printable(str(standing.root))}"
+        there = "the run has a driver again, which goes on with this stage in its turn"
+        yield "interrupted", Text(there if standing.is_driven else gone, style="yellow")
 
 
 def _troubles(progress: Progress) -> Iterator[tuple[str, RenderableType]]:

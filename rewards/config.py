@@ -141,6 +141,11 @@ class ConfidenceRewardConfig(RewardConfigBase):
     gold_value: float | None = None
     """Nobody sampled the gold answers."""
 
+    @property
+    def num_trials(self) -> int:
+        """For the same reason."""
+        return 0
+
 
 class FormatRewardConfig(RewardConfigBase):
     """1 when the completion's text matches a pattern or has the tags, else 0."""

@@ -119,12 +119,8 @@ def prune(root: Path, keep: int, *, spare: Collection[int] = ()) -> None:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a fully written folder its final name, in place of what was there; whoever may read it may read its files.
-
-    Some writers, that of safetensors among them, make files for their owner alone, whatever the umask is.
-    """
-    for file in _files(temporary):
-        file.chmod(temporary.stat().st_mode & 0o666)
+    """Give a fully written folder its final name, in place of what was there. Who may read it may read its files."""
+    _share(temporary)
     _sync(temporary)
     if final.exists():
         shutil.rmtree(final)
@@ -164,6 +160,17 @@ def _remove(folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
+
+
+def _share(folder: Path) -> None:
+    """Undo what some writers do, that of safetensors among them: make files for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    try:
+        for file in _files(folder):
+            if file.stat().st_mode & 0o777 != mode:
+                file.chmod(mode)
+    except OSError as error:  # a mount that has no modes
+        logger.warning("the files in %s keep the modes that they have: %s", folder, error)
 
 
 def _sync(folder: Path) -> None:

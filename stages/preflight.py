@@ -112,8 +112,8 @@ class GoldTrial:
         for label in sorted(self._check.silent) if tried else ():
             where = " and ".join(repr(name) for name in self.stages)
             yield (
-                f"note: stage {where}: reward {label!r} returned None for every row that it was tried on, so nothing "
-                "is known of it; what no reward has a value for teaches nothing"
+                f"note: stage {where}: reward {label!r} returned None for every row that it was tried on; if that is "
+                "not meant, look at the columns that it reads"
             )
 
     def __enter__(self) -> Self:

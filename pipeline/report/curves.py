@@ -42,8 +42,8 @@ QUANTITIES = (
         title="share of pairs told apart",
         pattern=r"preference/(accuracy_beyond_offset)|monitor/(accuracy)|train/(accuracy)",
         span=(0, 1),
-        hint="Of which the policy, against where it started, or the reward model prefers the chosen one; ties do not "
-        "count. What has an offset is to be preferred by more than that.",
+        hint="Of which the policy, against where it started, or the reward model prefers the chosen one; a tie is not "
+        "told apart. What has an offset is to be preferred by more than that.",
     ),
     Quantity(title="log-probability by token, nats", pattern=r"monitor/(good|bad|greedy)_nats_a_token", span=(0, 0)),
     Quantity(title="KL from the start, nats", pattern=r"monitor/kl_nats|policy/kl_nats", span=(0, 0)),

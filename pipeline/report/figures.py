@@ -124,14 +124,12 @@ def causes(run: RunData) -> tuple[Counter[str], go.Figure | None]:
     return total, figure if figure.data else None
 
 
-def distribution(values: Mapping[str, Sequence[int]], title: str) -> go.Figure | None:
+def distribution(values: Mapping[str, Sequence[int]], title: str) -> go.Figure:
     """Return how many in a hundred of each source's values fall where, in bins that are the same for all.
 
-    ``values`` are whole numbers. None without any.
+    ``values`` are whole numbers, and some.
     """
     found = {name: numbers for name, numbers in values.items() if numbers}
-    if not found:
-        return None
     low, high = min(map(min, found.values())), max(map(max, found.values()))
     width = math.ceil((high - low + 1) / MOST_BINS)
     num_bins = (high - low) // width + 1

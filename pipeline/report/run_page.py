@@ -91,11 +91,11 @@ def distributions(samples: Mapping[str, Sample]) -> Iterator[Row]:
         ("Lengths of answers", lengths, "tokens"),
         ("Age of answers when they were learned from", ages, "versions that the oldest token is behind"),
     ):
-        figure = figures.distribution(values, unit)
         different = {value for found in values.values() for value in found}
         if len(different) == 1:
-            yield Row(title=title, panels=[], hint=f"{different.pop()} {unit}, each of them.")
-        elif figure is not None:
+            yield Row(title=title, panels=[], hint=f"All the same: {different.pop()} {unit}.")
+        elif different:
+            figure = figures.distribution(values, unit)
             yield Row(title=title, panels=[Panel(title="", figure=figure, told=_means(values))], is_wide=True)
 
 

@@ -102,7 +102,8 @@ def no_signal(groups: Sequence[RolloutGroup], config: GRPOStage, file: Path) -> 
     why = "the task is too hard, too easy, or the reward is blind"
     if "ok" not in causes:
         counted = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-        why = f"no answer has a value ({counted}; a reward that returns None is not_applicable)"
+        meaning = "; a reward that returns None is not_applicable" if "not_applicable" in causes else ""
+        why = f"no answer has a value ({counted}{meaning})"
     return StageError(
         f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
         f"nothing to learn from: {why}. Read {file}, then change prompts or rewards"

@@ -41,6 +41,8 @@ class Pretending:
         for step in range(1, NUM_STEPS + 1):
             file.write(step, {"train/loss": 1.0 / step}, of=NUM_STEPS)
             on_poll()
+            file.write(step, {"early_stop/accuracy": 0.5})
+            on_poll()
             on_poll()
             time.sleep(STEP_S)
             if step == 2:

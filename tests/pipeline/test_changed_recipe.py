@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.job import Job, Outcome
-from pipeline.plan import plan_of
+from pipeline.plan import Planner
 from pipeline.run import run
 from pipeline.state import RunFolder
 from stages.base import StageResult
@@ -223,7 +223,7 @@ def test_after_a_kill_a_changed_recipe_re_runs_what_follows_from_the_change_says
     change(tree)
     changed = RunConfig.model_validate(tree)
     expected = {name: told for name, told in {**AS_LEFT, **otherwise}.items() if told is not None}
-    assert {step.name: (step.action, step.why) for step in plan_of(changed, folder)} == expected
+    assert {step.name: (step.action, step.why) for step in Planner(changed, folder).plan()} == expected
 
     launcher = Launcher()
     run(changed, folder, lambda: launcher, Silent())
@@ -234,4 +234,4 @@ def test_after_a_kill_a_changed_recipe_re_runs_what_follows_from_the_change_says
         assert (folder.root / f"{name}.old-1" / "checkpoints" / "step_000002").is_dir()
         assert [path.name for path in folder.stage(name).glob("attempt_*")] == ["attempt_001"]
     assert (folder.stage("sft") / "output" / "manifest.json").is_file(), "nothing reads it, but it was computed"
-    assert {step.action for step in plan_of(changed, folder)} == {"skip"}
+    assert {step.action for step in Planner(changed, folder).plan()} == {"skip"}

@@ -206,11 +206,11 @@ def test_gold_answers_of_every_stage_are_tried(tmp_path: Path, recipe: dict[str,
 
 
 def test_a_reward_that_marks_nothing_is_noted(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    recipe["stages"]["grpo"]["rewards"] = ["math", "tests.pipeline.bad_rewards:marks_nothing"]
+    recipe["stages"]["grpo"]["rewards"] = ["math", "confidence", "tests.pipeline.bad_rewards:marks_nothing"]
     result = check(tmp_path, recipe)
     assert result.returncode == 0
     assert "note: stage 'grpo': reward 'marks_nothing' returned None for every row" in result.stdout
-    assert "reward 'math'" not in result.stdout
+    assert "reward 'math'" not in result.stdout and "'confidence'" not in result.stdout
 
 
 def test_a_reward_sees_in_check_what_it_sees_in_the_run(tmp_path: Path, recipe: dict[str, Any]) -> None:

@@ -60,7 +60,8 @@ def test_a_run_that_goes_well_is_drawn_and_leaves_the_closing_table_and_what_was
     assert HIDE in terminal.output and is_clean(terminal.output)
     assert "2/4" in terminal.output and "last sign of life" in terminal.output
     shown = screen(terminal.output)
-    assert shown[0] == "sft: run, never ran"
+    noted = next(at for at, line in enumerate(shown) if line.startswith("sft: "))
+    assert shown[0].startswith("note: no/model") and shown[noted] == "sft: run, never ran"
     assert shown.count("raw words of a library") == shown.count("a printed line") == 1
     assert "a logged line" in "\n".join(shown) and "UserWarning: a warning" in "\n".join(shown)
     [heading] = [at for at, line in enumerate(shown) if line.startswith("stage")]
@@ -116,6 +117,7 @@ def test_without_a_terminal_there_are_plain_lines_and_no_escape_codes(recipe: Pa
     assert done.returncode == 0 and done.stdout.startswith("sft: run, never ran\n")
     assert "\x1b" not in done.stdout and "a logged line" in done.stderr
     assert done.stdout.count("  sft step 1/4  train/loss 1\n") == 1
+    assert done.stdout.count("  sft step 1  early_stop/accuracy 0.5\n") == 1, "an exam of the same step"
     assert re.search(r"  sft waits for the teacher, for \d+ s \(at most 60 s\)\n", done.stdout)
     assert not (runs / "r" / "driver.log").exists()
     assert f"the same for programs: {runs}/r/summary.json\nto look at: {runs}/r/report.html\n" in done.stdout

@@ -238,6 +238,22 @@ def test_a_run_of_which_a_stage_begins_anew_begins_a_new_one_with_what_the_other
     assert other.got == [(1, {"a/train/loss": 3.0})] and other.numbers == [0]
 
 
+def test_a_stage_that_was_planned_to_run_and_is_passed_over_is_not_missed(
+    tmp_path: Path, trackers: list[tuple[Any, Kept]]
+) -> None:
+    config, folder = RunConfig.model_validate({**CONFIG, "tracking": "tensorboard"}), RunFolder(tmp_path)
+    for name in ("a", "b"):
+        write(tmp_path / name / "attempt_001" / "metrics.jsonl", {"step": 1, "train/loss": 3.0})
+    with start(config, folder, [stage("a", "run"), stage("b", "run")]) as tracking:
+        tracking.begins(stage("a", "run"))
+        write(tmp_path / "a" / "attempt_001" / "metrics.jsonl", {"step": 2, "train/loss": 2.0})
+        tracking.works(stage("a"), tmp_path / "a" / "attempt_001")
+        tracking.begins(stage("b", "skip"))
+        tracking.begins(stage("b", "skip"))
+    [(_, kept)] = trackers
+    assert kept.got == [(1, {"a/train/loss": 3.0}), (2, {"a/train/loss": 2.0}), (1, {"b/train/loss": 3.0})]
+
+
 def test_one_that_is_not_installed_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     config = RunConfig.model_validate({**CONFIG, "tracking": "wandb"})

@@ -82,11 +82,21 @@ def test_a_driver_that_is_gone_is_told_with_the_way_on(tmp_path: Path, now: floa
     assert line_of(text, "sft ") == "sft sft interrupted 97 s"
     assert f"its driver is gone; go on with: strop resume {folder.root}" in text
     assert "left" not in text and "waits for" not in text, "nobody waits"
-    folder.save(RunState(name="r", stages={"sft": replace(running(), status="interrupted")}))
+    again = replace(running(), status="interrupted", wall_s=97.0)
+    folder.save(RunState(name="r", stages={"sft": again}))
+    assert seen(folder) == text, "whoever has written it down"
     with folder.locked():
         text = seen(folder)
-    assert line_of(text, "interrupted") == "interrupted the run has a driver again, which is starting"
-    assert line_of(text, "sft ") == "sft sft interrupted" and "waits for" not in text, "nothing of the old attempt"
+    there = "the run has a driver again, which goes on with this stage in its turn"
+    assert line_of(text, "interrupted") == f"interrupted {there}"
+    assert line_of(text, "sft ") == "sft sft interrupted 97 s" and "waits for" not in text, "nothing of the old attempt"
+
+
+def test_why_a_stage_was_begun_again_is_told(tmp_path: Path, now: float) -> None:
+    why = "changed since: config learning_rate 1e-05 -> 3e-05"
+    folder = write_run(tmp_path / "r", sft=running(why=why), grpo=running(why="never ran"))
+    text = seen(folder)
+    assert line_of(text, "why again") == f"why again {why}" and "never ran" not in text
 
 
 def test_a_failed_stage_shows_its_cause_whole_and_where_its_log_is(tmp_path: Path) -> None:
