@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE"
 """Written last; holds the size and the hash of every file."""
+TORCH_FAILED = ("iostream error", "PytorchStreamWriter", "file write failed", "inline_container.cc")
+"""Of what torch's writer of files, which is in C++, says whatever the system told it."""
 DAMAGED = "damaged_"
 """Before the name of a checkpoint whose files are not what was written; nothing reads it again."""
 
@@ -126,6 +128,12 @@ def publish(temporary: Path, final: Path) -> None:
         shutil.rmtree(final)
     temporary.rename(final)
     _sync_folder(final.parent)
+
+
+def of_full_disk(said: str) -> str | None:
+    """Return what an error of torch's most likely means that says no more than that a stream failed; else None."""
+    failed = any(sign in said for sign in TORCH_FAILED)
+    return f"is the disk full, or a quota used up? ({said})" if failed else None
 
 
 def sha256(path: Path) -> str:

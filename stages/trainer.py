@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
 """transformers' own, in its checkpoints."""
-WRITER_FAILED = ("iostream error", "PytorchStreamWriter", "file write failed")
-"""What torch's writer of files, which is in C++, says whatever the system told it."""
 SEEN = "seen_tokens.json"
 """Ours: how many tokens have been seen."""
 
@@ -102,9 +100,9 @@ def _run(trainer: Any, context: StageContext, checkpoint: Path | None = None) ->
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except RuntimeError as error:
-        if any(sign in str(error) for sign in WRITER_FAILED):
-            where = f"a checkpoint could not be written to {context.checkpoints}"
-            raise StageError(f"{where}: is the disk full, or a quota used up? ({error})") from error
+        told = checkpoints.of_full_disk(str(error))
+        if told is not None:
+            raise StageError(f"a checkpoint could not be written to {context.checkpoints}: {told}") from error
         raise
 
 

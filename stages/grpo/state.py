@@ -9,6 +9,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from stages import checkpoints
 from stages.base import StageError
 from stages.grpo.ranks import Ranks
 from stages.grpo.trusted import TrustedPlanner, TrustedReader
@@ -33,7 +34,9 @@ class LearnerState:
         try:
             dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
         except CheckpointException as error:
-            raise _plain(f"the checkpoint in {folder} cannot be written", error) from error
+            said = _said_by(error)
+            why = checkpoints.of_full_disk(said) or said
+            raise StageError(f"the checkpoint in {folder} cannot be written: {why}") from error
         own = {
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler is not None else {},
@@ -51,7 +54,7 @@ class LearnerState:
         try:
             dcp.load(weights, storage_reader=reader, planner=TrustedPlanner(), no_dist=self.ranks.num == 1)
         except CheckpointException as error:
-            raise _plain(f"the checkpoint in {folder} cannot be loaded", error) from error
+            raise StageError(f"the checkpoint in {folder} cannot be loaded: {_said_by(error)}") from error
         set_state_dict(
             self.model, self.optimizer, model_state_dict=weights["model"], optim_state_dict=weights["optimizer"]
         )
@@ -70,9 +73,9 @@ class LearnerState:
         return {"model": model, "optimizer": optimizer}
 
 
-def _plain(what: str, error: CheckpointException) -> StageError:
-    """Return an error that whoever runs stages catches: that of torch's is no Exception by Python's rules."""
-    return StageError(f"{what}: {'; '.join(str(cause) for cause, _ in error.failures.values())}")
+def _said_by(error: CheckpointException) -> str:
+    """Return what each rank says. The error itself is no Exception by Python's rules, so nobody above would catch it."""
+    return "; ".join(str(cause) for cause, _ in error.failures.values())
 
 
 def _own_file(folder: Path, index: int) -> Path:

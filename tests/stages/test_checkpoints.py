@@ -126,3 +126,9 @@ def test_whoever_may_read_a_folder_may_read_its_files(tmp_path: Path, of_folder:
         (tmp_path / "new" / name).touch(mode=0o600)
     checkpoints.publish(tmp_path / "new", tmp_path / "output")
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "output").iterdir()} == {of_files}
+
+
+def test_what_torch_s_writer_says_of_a_full_disk_is_put_in_words() -> None:
+    told = checkpoints.of_full_disk("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+    assert told is not None and told.startswith("is the disk full, or a quota used up? ([enforce fail")
+    assert checkpoints.of_full_disk("CUDA out of memory") is None
