@@ -74,7 +74,7 @@ class LearnerState:
 
 
 def _said_by(error: CheckpointException) -> str:
-    """Return what each rank says. The error itself is no Exception by Python's rules, so nobody above would catch it."""
+    """Return what each rank says; the error itself is no Exception by Python's rules, and nobody above catches it."""
     return "; ".join(str(cause) for cause, _ in error.failures.values())
 
 
