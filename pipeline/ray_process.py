@@ -96,7 +96,7 @@ class RayProcess:
         if self._child is None:
             self._child = _Child(self._log, self._arguments)
             try:
-                self._child.hear("Ray to start", START_TIMEOUT_S)
+                self._child.hear("Ray to start", START_TIMEOUT_S, late="could not start Ray, or join the cluster, in")
             except RayError:
                 self._kill()
                 raise
@@ -134,7 +134,7 @@ class _Child:
         except OSError as error:
             raise self._lost("is gone") from error
 
-    def hear(self, what: str, limit_s: float) -> Outcome | None:
+    def hear(self, what: str, limit_s: float, *, late: str = "gave no sign of life for") -> Outcome | None:
         """Wait for the next sign of life, which may be an outcome. Raises RayError where none comes, or never will."""
         try:
             with Wait(what, limit_s) as wait:
@@ -142,7 +142,7 @@ class _Child:
                     wait.look()
             said: Outcome | RayError | None = self._pipe.recv()
         except WaitError as error:
-            raise self._lost(f"gave no sign of life for {limit_s:.0f} s") from error
+            raise self._lost(f"{late} {limit_s:.0f} s") from error
         except (EOFError, OSError) as error:
             self._process.join(1.0)
             raise self._lost(f"died (exit code {self._process.exitcode})") from error

@@ -63,6 +63,17 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def alone(cluster: LoopbackCluster, working: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of two ranks to which nothing happened, on one machine."""
+    runs = tmp_path_factory.mktemp("alone")
+    beside = {**cluster.environment, "RAY_ADDRESS": ""}  # who names no cluster joins none, though one is on the machine
+    driver = begin("run", "ranks.yaml", "--runs", runs, cwd=working, environment=beside)
+    told, said = driver.communicate(timeout=300)
+    assert driver.returncode == 0, told + said
+    return runs / "ranks"
+
+
 def submitted(cluster: LoopbackCluster, working: Path, said: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     """Begin a run as a job of the cluster's, as soon as it takes jobs; return what follows the job, into ``said``."""
     ray = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.dashboard]
@@ -126,12 +137,8 @@ def test_an_engine_whose_node_leaves_is_replaced_on_a_node_that_joins(
 
 
 def test_a_learner_on_two_nodes_of_which_one_leaves_goes_on_with_a_third_and_ends_as_on_one_machine(
-    cluster: LoopbackCluster, working: Path, tmp_path: Path
+    cluster: LoopbackCluster, working: Path, alone: Path, tmp_path: Path
 ) -> None:
-    beside = {**cluster.environment, "RAY_ADDRESS": ""}  # who names no cluster joins none, though one is on the machine
-    alone = begin("run", "ranks.yaml", "--runs", tmp_path / "alone", cwd=working, environment=beside)
-    told, said = alone.communicate(timeout=300)
-    assert alone.returncode == 0, told + said
     run = tmp_path / "ranks"
     while cluster.num_nodes < 2:
         cluster.join()
@@ -148,4 +155,29 @@ def test_a_learner_on_two_nodes_of_which_one_leaves_goes_on_with_a_third_and_end
     assert "its process died with its node 127.0.0.1 (Ray's " in events
     begun_at = re.search(r"continuing from version (\d+)", log(run, 2))
     assert begun_at is not None and int(begun_at[1]) >= 2
-    assert_same_weights(tmp_path / "alone" / "ranks", run, "grpo")
+    assert_same_weights(alone, run, "grpo")
+
+
+def test_a_run_whose_head_leaves_ends_with_that_cause_and_goes_on_on_the_next_cluster(
+    working: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "ranks"
+    with loopback_cluster() as first:
+        for _ in range(2):
+            first.join()
+        once = ("--set", "max_restarts=0")
+        driver = begin("run", "ranks.yaml", "--runs", tmp_path, *once, cwd=working, environment=first.environment)
+        wait_for(lambda: 3 in metrics(run, "grpo") or driver.poll() is not None, "step 3", 300)
+        [head] = [process for process in first.processes() if process.name() == "gcs_server"]
+        head.kill()
+        told, said = driver.communicate(timeout=300)
+        assert driver.returncode == 1, told + said
+        assert "stage 'grpo' failed: Ray's driver died" in said and "strop resume" in said
+    with loopback_cluster() as second:
+        for _ in range(2):
+            second.join()
+        driver = begin("resume", run, cwd=working, environment=second.environment)
+        told, said = driver.communicate(timeout=300)
+        assert driver.returncode == 0, told + said
+        assert "grpo: continue, failed: Ray's driver died" in told
+    assert_same_weights(alone, run, "grpo")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import launch
+from pipeline import launch, ray_process
 from pipeline.job import Job, Outcome
 from pipeline.launch import RayLauncher
 from rewards.machine import use_own_processors
@@ -87,3 +87,14 @@ def test_processes_compute_with_the_processors_of_their_own_node(
     monkeypatch.setenv("OMP_NUM_THREADS", expected)
     use_own_processors()
     assert os.environ["OMP_NUM_THREADS"] == (expected or str(os.cpu_count()))
+
+
+@pytest.mark.processes
+def test_a_ray_that_does_not_start_is_not_called_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_process, "START_TIMEOUT_S", 0.01)
+    ray = ray_process.RayProcess(
+        None, tmp_path / "ray.log", num_processes=1, stall_timeout_s=60, reserve_timeout_s=60, silent_s=60
+    )
+    with pytest.raises(ray_process.RayError, match="could not start Ray, or join the cluster, in 0 s"):
+        ray.start()
+    assert ray._child is None, "it is killed"
