@@ -15,7 +15,6 @@ from pipeline.summary import exams_of
 from stages import artifact
 from stages.artifact import MANIFEST, Manifest
 from stages.base import Estimate
-from stages.preflight import model_fingerprint
 
 CARD = "README.md"
 ADAPTER = "adapter"
@@ -63,7 +62,7 @@ def card(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest, *
         *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(folder, ancestors).items())),
         "\n## Versions\n",
         *(f"- {name} {version}" for name, version in manifest.code.items()),
-        *_base(config),
+        *_base(config, folder, stage),
         f"\nSHA-256 over the weights: `{manifest.weights_sha256}`",
     ]
     return "\n".join(parts) + "\n"
@@ -120,10 +119,12 @@ def _about_adapter(config: RunConfig, stage: str, manifest: Manifest) -> str:
     return f"This is the adapter alone. It belongs to {whose}, SHA-256 over its weights `{manifest.started_from}`.\n"
 
 
-def _base(config: RunConfig) -> Iterator[str]:
-    """Yield which base model it was, where its name alone does not tell."""
-    if Path(config.model).is_dir():
-        yield f"- base model `{_model_name(config)}`, by Strop's own fingerprint `{model_fingerprint(config.model)}`"
+def _base(config: RunConfig, folder: RunFolder, stage: str) -> Iterator[str]:
+    """Yield which base model it was when the stage ran, where its name alone does not tell."""
+    state = folder.load()
+    found = state.stage(stage).identity.get("base model") if state is not None else None
+    if found not in (None, config.model):  # which is the id of a model on the Hub
+        yield f"- base model `{_model_name(config)}`, by Strop's own fingerprint `{found}`"
 
 
 def _exams(exams: dict[str, Estimate]) -> Iterator[str]:

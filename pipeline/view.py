@@ -209,7 +209,7 @@ def _signs_of_life(stage: StageStanding, standing: Standing) -> Iterator[tuple[s
         yield "last sign of life", Text(f"{duration(stage.silent_s)} ago", style=style)
     if stage.status == "interrupted":
         gone = f"its driver is gone; go on with: strop resume {printable(str(standing.root))}"
-        there = "the run has a driver again, which goes on with this stage in its turn"
+        there = "the run has a driver again, which is not at this stage yet"
         yield "interrupted", Text(there if standing.is_driven else gone, style="yellow")
 
 

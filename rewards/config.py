@@ -40,7 +40,7 @@ class RewardConfigBase(BaseModel):
 
     @property
     def num_trials(self) -> int:
-        """How many rows of the data it is tried on before a run; 0 where loading it takes too long."""
+        """How many rows of the data it is tried on before a run; 0 where that takes too long, or would tell nothing."""
         return 8
 
     @property
@@ -143,7 +143,7 @@ class ConfidenceRewardConfig(RewardConfigBase):
 
     @property
     def num_trials(self) -> int:
-        """For the same reason."""
+        """None, for the same reason."""
         return 0
 
 

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE"
 """Written last; holds the size and the hash of every file."""
-TORCH_FAILED = ("iostream error", "PytorchStreamWriter", "file write failed", "inline_container.cc")
+TORCH_FAILED = ("iostream error", "PytorchStreamWriter", "file write failed", "unexpected pos ")
 """Of what torch's writer of files, which is in C++, says whatever the system told it."""
 DAMAGED = "damaged_"
 """Before the name of a checkpoint whose files are not what was written; nothing reads it again."""

@@ -87,7 +87,7 @@ def test_a_driver_that_is_gone_is_told_with_the_way_on(tmp_path: Path, now: floa
     assert seen(folder) == text, "whoever has written it down"
     with folder.locked():
         text = seen(folder)
-    there = "the run has a driver again, which goes on with this stage in its turn"
+    there = "the run has a driver again, which is not at this stage yet"
     assert line_of(text, "interrupted") == f"interrupted {there}"
     assert line_of(text, "sft ") == "sft sft interrupted 97 s" and "waits for" not in text, "nothing of the old attempt"
 

@@ -131,4 +131,7 @@ def test_whoever_may_read_a_folder_may_read_its_files(tmp_path: Path, of_folder:
 def test_what_torch_s_writer_says_of_a_full_disk_is_put_in_words() -> None:
     told = checkpoints.of_full_disk("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
     assert told is not None and told.startswith("is the disk full, or a quota used up? ([enforce fail")
+    assert (
+        checkpoints.of_full_disk("[enforce fail at inline_container.cc:197] . file not found: archive/data.pkl") is None
+    )
     assert checkpoints.of_full_disk("CUDA out of memory") is None
