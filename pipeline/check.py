@@ -10,13 +10,10 @@ from pipeline.graph import order
 from pipeline.plan import Planner, Step
 from pipeline.state import RunFolder
 from pipeline.tracking import missing
-from stages.preflight import (
-    GoldTrial,
-    Problem,
-    check_data,
-    count_parameters,
-    start_gold_trials,
-)
+from stages.base import Problem
+from stages.gold_trials import GoldTrial, start_gold_trials
+from stages.model_check import count_parameters
+from stages.preflight import check_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from pipeline.state import Identity, RunFolder, RunState, StageState
 from stages import checkpoints
 from stages.base import StageConfig
 from stages.data.rows import fingerprint as data_fingerprint
-from stages.preflight import code_fingerprint, environments_of, model_fingerprint, reward_fingerprint, rewards_of
+from stages.fingerprints import code_fingerprint, model_fingerprint, reward_fingerprint
+from stages.preflight import environments_of, rewards_of
 
 Action = Literal["run", "continue", "skip"]
 NEVER_RAN = "never ran"

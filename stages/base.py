@@ -18,6 +18,8 @@ from stages.data.rows import Row
 from stages.metrics import MetricsFile
 
 DataUse = Literal["learning", "selection", "exam"]
+Problem = str
+"""What is wrong, the rule, and the way out; a warning begins with `note:`."""
 
 
 class StageError(RuntimeError):
@@ -110,6 +112,12 @@ class StageConfig(Config):
     def identity(self) -> dict[str, Any]:
         """Return what of the config decides what comes of the stage."""
         return self.model_dump(mode="json", exclude=set(self.of_the_machine))
+
+
+def with_parts(stages: Mapping[str, StageConfig]) -> dict[str, StageConfig]:
+    """Return the stages, and what of them is a stage's config itself under `stage.key`."""
+    parts = {f"{name}.{key}": part for name, stage in stages.items() for key, part in stage.parts().items()}
+    return {**stages, **parts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

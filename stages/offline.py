@@ -20,9 +20,9 @@ from rewards.waits import Wait
 from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.rows import DataError, load_rows, reward_columns
+from stages.gold_trials import trial_attempts
 from stages.grpo.advantages import advantages
 from stages.grpo.loss_config import GroupNormalized
-from stages.preflight import trial_attempts
 
 TRIED_ROWS, TRIED_GROUP = 8, 8
 """Rows on whose gold answers a reward is put to the test, and answers of its largest group."""

@@ -1,36 +1,24 @@
-"""What can be known to be wrong before anything heavy starts: data, template, lengths, rewards on the gold answer."""
+"""What can be known to be wrong before anything heavy starts: the model's folder, data, lengths, exams."""
 
-import hashlib
 import json
-import math
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Self, get_args
+from typing import get_args
 
-from rewards.config import FunctionRewardConfig, ModelRewardConfig, RewardConfig
-from rewards.gold import GoldCheck
-from rewards.scoring_config import ScoringConfig
-from rewards.types import Attempt
+from rewards.config import ModelRewardConfig, RewardConfig
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
-from stages.base import DataUse, RunFacts, StageConfig, StageError
+from stages.base import DataUse, Problem, RunFacts, StageConfig, StageError, with_parts
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
-from stages.data.config import DataSetConfig
-from stages.data.rows import Row, load_rows, reward_columns
+from stages.data.rows import Row, load_rows
 from stages.environment_check import try_environment
+from stages.model_check import check_model
 from stages.preference.config import PairedConfig
 from stages.training import SupervisedConfig
 
-Problem = str
-"""What is wrong, the rule, and the way out; a warning begins with `note:`."""
-
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-HASHED_WHOLE_BYTES, HASHED_PARTS, HASHED_PART_BYTES = 1 << 26, 256, 1 << 18
-"""Files of a base model up to this size are hashed whole; of larger ones so many parts, spread evenly."""
 FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".yaml"}
 """No id on the Hub ends so; whoever writes it means a file."""
 
@@ -49,18 +37,13 @@ def _answering(stage: StageConfig) -> list[AnsweringStageConfig]:
     return [each for each in stage.whole() if isinstance(each, AnsweringStageConfig)]
 
 
-def _with_parts(stages: Mapping[str, StageConfig]) -> dict[str, StageConfig]:
-    parts = {f"{name}.{key}": part for name, stage in stages.items() for key, part in stage.parts().items()}
-    return {**stages, **parts}
-
-
 def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
     """Check the base model's folder, every data set against what its stage needs, and exams against training data."""
-    chat, stages = None, _with_parts(stages)
+    chat, stages = None, with_parts(stages)
     if Path(facts.model).is_dir():
         try:
             chat = ChatFormat(Path(facts.model))
-            yield from _check_model(chat, stages, facts)
+            yield from check_model(chat, stages, facts)
         except ModelFolderError as error:
             yield str(error)
             return
@@ -87,137 +70,6 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
         except (ValueError, StageError) as error:
             yield f"stage {name!r}: {error}"
     yield from _check_exams_are_held_out(stages, loaded)
-
-
-class GoldTrial:
-    """One reward, being tried in a process of its own on what the stages that use it read."""
-
-    def __init__(self, reward: RewardConfig, scoring: ScoringConfig) -> None:
-        self.stages: dict[str, AnsweringStageConfig] = {}
-        self._num_rows = reward.num_trials
-        self._check = GoldCheck([reward], scoring)
-
-    def problems(self) -> Iterator[Problem]:
-        """Say where the reward gives a gold answer less than full marks, or cannot run at all; the first stage's."""
-        tried = set[str]()
-        for name, stage in self.stages.items():
-            for data in stage.datasets().values():
-                if not data.is_file or data.model_dump_json() in tried:
-                    continue
-                tried.add(data.model_dump_json())
-                found = self._check.problems(*trial_attempts(data, stage.columns(), self._num_rows))
-                yield from (f"stage {name!r}: {line}" for line in found)
-                if found:
-                    return
-        for label in sorted(self._check.silent) if tried else ():
-            where = " and ".join(repr(name) for name in self.stages)
-            yield (
-                f"note: stage {where}: reward {label!r} returned None for every row that it was tried on; if that is "
-                "not meant, look at the columns that it reads"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._check.close()
-
-
-def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
-    """Start a trial of every reward, one where several stages use the same."""
-    trials: dict[str, GoldTrial] = {}
-    for name, stage in _with_parts(stages).items():
-        if isinstance(stage, AnsweringStageConfig):
-            for reward in stage.scored_by():
-                if reward.num_trials == 0:
-                    continue
-                identity = reward.model_dump_json(exclude={"weight"})
-                trials[identity] = trials.get(identity) or GoldTrial(reward, stage.scoring)
-                trials[identity].stages[name] = stage
-    return list(trials.values())
-
-
-def trial_attempts(data: DataSetConfig, columns: Sequence[str], num_rows: int) -> tuple[list[Attempt], list[Attempt]]:
-    """Return gold answers to try rewards on, and for rows that have none, answers of which nothing is asked.
-
-    A gold answer is a row's completion, or its `answer` in a box.
-    """
-    gold: list[Attempt] = []
-    other: list[Attempt] = []
-    for row in load_rows(data.model_copy(update={"limit": num_rows}), columns):
-        completion = row.get("completion")
-        boxed = f"\\boxed{{{row['answer']}}}" if "answer" in row else None
-        text = completion or boxed or "an answer"
-        turns = text if isinstance(text, list) else [{"role": "assistant", "content": text}]
-        attempt = Attempt(prompt=row["prompt"], completion=turns, columns=reward_columns(row))
-        (gold if completion or boxed else other).append(attempt)
-    return gold, other
-
-
-def model_fingerprint(model: str) -> str:
-    """Return the identity of a model folder's content, or the Hub id. Training touches every part of a large file."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".jinja", ".safetensors", ".txt", ".model", ".py") and file.is_file():
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with file.open("rb") as stream:
-                if size <= HASHED_WHOLE_BYTES:
-                    digest.update(stream.read())
-                    continue
-                for part in range(HASHED_PARTS):
-                    stream.seek(part * (size - HASHED_PART_BYTES) // (HASHED_PARTS - 1))
-                    digest.update(stream.read(HASHED_PART_BYTES))
-    return digest.hexdigest()
-
-
-def reward_fingerprint(reward: RewardConfig) -> str:
-    """Return the identity of a reward's model, or the hash of the file that one of the user's own lies in; else "".
-
-    The file is found without importing it; what it imports in turn is not looked at.
-    """
-    if reward.own_model is not None:
-        return model_fingerprint(reward.own_model)
-    return code_fingerprint(reward.import_path.split(":")[0]) if isinstance(reward, FunctionRewardConfig) else ""
-
-
-def code_fingerprint(module: str) -> str:
-    """Return the hash of the file that a module lies in, found without importing it; "" where there is none."""
-    places: Sequence[str] | None = [*sys.path, str(Path.cwd())]
-    found = None
-    for part in module.split("."):
-        found = PathFinder.find_spec(part, places) if places is not None else None
-        places = found.submodule_search_locations if found is not None else None
-    if found is None or found.origin is None or not Path(found.origin).is_file():
-        return ""  # its own trial says so
-    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()
-
-
-def count_parameters(folder: Path) -> int | None:
-    """Return the number of parameters from the headers of the safetensors files; None where there are none.
-
-    Raises ModelFolderError for a file that is cut short or is no safetensors file.
-    """
-    files = list(folder.glob("*.safetensors"))
-    return sum(_parameters_in(file) for file in files) if files else None
-
-
-def _parameters_in(file: Path) -> int:
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length < file.stat().st_size:
-                raise ValueError(f"its header would have {length} bytes")
-            tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        if file.stat().st_size < end:
-            raise ValueError(f"it has {file.stat().st_size} bytes of {end}")
-        return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFolderError(f"{file} is not a whole safetensors file ({error}); fetch it again") from error
 
 
 def _about_hub_data(name: str, path: str, stages: Mapping[str, StageConfig]) -> Problem:
@@ -254,21 +106,6 @@ def _about_models(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
             yield f"note: {where} is first tried when the run has loaded {reward.own_model} from the Hub"
         else:
             yield f"{where}: model {reward.own_model!r} is no folder, nor can it be the id of a model on the Hub"
-
-
-def _check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
-    """Check config, weights and template of a model folder. Raises ModelFolderError where they cannot be read."""
-    config = read_json_object(Path(facts.model) / "config.json")
-    if count_parameters(Path(facts.model)) is None:
-        yield f"model {facts.model} has no .safetensors file; save it anew with transformers, which writes one"
-    limit = config.get("max_position_embeddings")
-    generates = any(stage.generates for stage in stages.values())
-    if generates and isinstance(limit, int) and facts.engine.max_model_tokens > limit:
-        yield (
-            f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}; "
-            f"set engine.max_model_tokens: {limit}, or less"
-        )
-    yield from _check_template(chat)
 
 
 def _check_rows(
@@ -329,22 +166,6 @@ def _of_stage(name: str, problem: Problem) -> Problem:
 def _question(row: Row) -> str:
     """Return what is asked, without a system turn that a recipe may have put before it."""
     return json.dumps([turn for turn in row["prompt"] if turn["role"] != "system"])
-
-
-def _check_template(chat: ChatFormat) -> Iterator[Problem]:
-    question = [{"role": "user", "content": "What is 1 plus 1?"}]
-    prompt = chat.render(question, add_generation_prompt=True)
-    whole = chat.render([*question, {"role": "assistant", "content": "2"}], add_generation_prompt=False)
-    if not whole.rstrip().endswith(chat.eos_token):
-        yield (
-            f"the model's chat template ends a finished turn with {whole[-20:]!r}, not with the end-of-sequence token "
-            f"{chat.eos_token!r}, so the model would never learn to stop; mend the template or set eos_token"
-        )
-    if not whole.startswith(prompt):
-        yield (
-            "the model's chat template writes a prompt differently once it is answered, so the model would train on "
-            f"another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
-        )
 
 
 def _check_exams_are_held_out(

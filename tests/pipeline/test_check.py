@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rewards.config import ModelRewardConfig
-from stages.preflight import reward_fingerprint
+from stages.fingerprints import reward_fingerprint
 from tests.models import write_tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.export import export
 from pipeline.state import RunFolder
 from stages.base import StageError
-from stages.preflight import model_fingerprint
+from stages.fingerprints import model_fingerprint
 from tests.end_to_end.runs import write_recipe, write_rows
 from tests.faults.child import bring
 from tests.models import write_tiny_model

@@ -10,7 +10,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.graph import order
 from pipeline.plan import identities, plan
 from pipeline.state import RunState, StageState
-from stages.preflight import model_fingerprint
+from stages.fingerprints import model_fingerprint
 
 
 def sft(data: Path, **changes: Any) -> dict[str, Any]:
