@@ -11,6 +11,7 @@ from pipeline.plan import Planner, Step
 from pipeline.state import RunFolder
 from pipeline.tracking import missing
 from stages.base import Problem
+from stages.data.read_once import ReadOnce
 from stages.gold_trials import GoldTrial, start_gold_trials
 from stages.model_check import count_parameters
 from stages.preflight import check_data
@@ -33,8 +34,9 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     order(config.stages)
     gc.set_threshold(100_000)  # rows are many and live to the end: walking them again and again took a fifth of it
     trials = start_gold_trials(config.stages)  # rewards are imported elsewhere while this process reads the data
-    found = list(check_data(config.stages, config.facts))
-    found += _gold(trials, stop=any(not line.startswith("note:") for line in found))
+    read = ReadOnce()
+    found = list(check_data(config.stages, config.facts, read))
+    found += _gold(trials, read, stop=any(not line.startswith("note:") for line in found))
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     problems += list(missing(config))
@@ -43,12 +45,12 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     return Findings(problems=problems, notes=notes, steps=steps)
 
 
-def _gold(trials: list[GoldTrial], *, stop: bool) -> Iterator[Problem]:
+def _gold(trials: list[GoldTrial], read: ReadOnce, *, stop: bool) -> Iterator[Problem]:
     """Collect what rewards say of gold answers, unless the data itself is wrong; close the trials either way."""
     for trial in trials:
         with trial:
             if not stop:
-                yield from trial.problems()
+                yield from trial.problems(read)
 
 
 def _memory(config: RunConfig) -> Iterator[str]:

@@ -75,7 +75,7 @@ class Planner:
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         """Read data, base model and code of rewards."""
-        self._makes_artifact = {name: stage.produces != "exam" for name, stage in config.stages.items()}
+        self._makes_artifact = {name: stage.makes_artifact for name, stage in config.stages.items()}
         self._folder = folder
         self.order = order(config.stages)
         """The stages' names."""

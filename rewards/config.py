@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -54,8 +54,16 @@ class RewardConfigBase(BaseModel):
         return self.name or str(getattr(self, "type"))  # noqa: B009 - each member of the union has it
 
     def columns(self) -> list[str]:
-        """Columns of the data that it cannot do without, as far as the config says."""
+        """Columns without which it does not apply to a row, as far as the config says."""
         return []
+
+    def reads(self) -> list[str]:
+        """Columns that the config names: those, and what it looks at where a row has it."""
+        return self.columns()
+
+    def applies_to(self, columns: Mapping[str, Any]) -> bool:
+        """Say whether a row has the columns that it needs; null is as good as missing."""
+        return all(columns.get(name) is not None for name in self.columns())
 
     def longest_s(self, num_attempts: int) -> float:
         """Seconds that a group of so many attempts may rightly take, as far as the config bounds it."""
@@ -211,7 +219,11 @@ class CodeRewardConfig(RewardConfigBase):
         return self
 
     def columns(self) -> list[str]:
-        """The tests and what goes with them."""
+        """The tests'."""
+        return [self.tests_column]
+
+    def reads(self) -> list[str]:
+        """The tests' and those of what goes with them, which not every row needs."""
         return [name for name in (self.tests_column, self.setup_column, self.entry_point_column) if name]
 
     def longest_s(self, num_attempts: int) -> float:
@@ -434,8 +446,3 @@ RewardConfig = Annotated[
     Discriminator(_reward_type),
     BeforeValidator(_in_short),
 ]
-
-
-def columns_needed(rewards: Sequence[RewardConfig]) -> list[str]:
-    """Return the columns that these rewards cannot do without, as far as their configs say."""
-    return list(dict.fromkeys(column for reward in rewards for column in reward.columns()))

@@ -40,24 +40,23 @@ class GoldCheck:
         """Score gold answers, each as a group of two copies; say what is wrong in a line a reward, or nothing.
 
         A reward is wrong when it fails, or gives a gold answer less than its ``gold_value``; one that does not apply
-        to a row is not. Of ``other`` answers only failures are told. Rows are numbered from 1, gold ones first. The
-        deadlines are those of a run.
+        to a row is not. Of ``other`` answers only failures are told. An attempt's row is named by its ``group_id``, or
+        by its place from 1, gold ones first. The deadlines are those of a run.
         """
         attempts = [*gold, *other]
         scores: list[Score] = []
         where = ""
         try:
             self._process.wait_ready(self._scoring.start_timeout_s)
-            where = "on the answer of row"
-            for attempt in attempts:
+            for at, attempt in enumerate(attempts):
+                where = f" on the answer of {_named(attempts, [at])}"
                 graded = self._process.ask((attempt, attempt), self._scoring.deadline_s)
                 scores += combine.scores(self._combination, graded)[:1]
         except WorkerError as error:
             labels = ", ".join(repr(reward.label) for reward in self._rewards)
-            row = f" {where} {len(scores) + 1}" if where else ""
-            what = str(error) if error.cause == "error" else f"trying reward {labels}: {error}{row}"
-            return [*self._found(gold, scores), what]
-        return self._found(gold, scores)
+            what = str(error) if error.cause == "error" else f"trying reward {labels}: {error}{where}"
+            return [*self._found(gold, attempts, scores), what]
+        return self._found(gold, attempts, scores)
 
     def close(self) -> None:
         """End the worker; safe to call twice."""
@@ -71,17 +70,17 @@ class GoldCheck:
     ) -> None:
         self.close()
 
-    def _found(self, gold: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
+    def _found(self, gold: Sequence[Attempt], tried: Sequence[Attempt], scores: Sequence[Score]) -> list[str]:
         """Return at most one line of failures, and one for each reward with low marks."""
         self.silent -= {label for score in scores for label, mark in score.parts.items() if mark is not None}
         failed = [row for row, score in enumerate(scores) if score.cause in FAILURES]
-        found = [f"{scores[row].detail}, on the answer of {_rows(failed)}" for row in failed[:1]]
+        found = [f"{scores[row].detail}, on the answer of {_named(tried, failed)}" for row in failed[:1]]
         for reward in self._rewards:
             marks = [score.parts[reward.label] for score in scores[: len(gold)]]
             least = -math.inf if reward.gold_value is None else reward.gold_value
             low = [row for row, mark in enumerate(marks) if mark is not None and mark < least]
             found += [
-                f"reward {reward.label!r} gives {marks[row]:g} to the gold answer of {_rows(low)}, "
+                f"reward {reward.label!r} gives {marks[row]:g} to the gold answer of {_named(gold, low)}, "
                 f"{gold[row].completion[-1]['content']!r:.200}; the right answer must score at least "
                 f"{least:g}. Mend the reward or the gold answers, or set its `gold_value` to null if it does "
                 "not judge rightness"
@@ -90,6 +89,6 @@ class GoldCheck:
         return found
 
 
-def _rows(rows: Sequence[int]) -> str:
-    more = f" (and of {len(rows) - 1} more)" if len(rows) > 1 else ""
-    return f"row {rows[0] + 1}{more}"
+def _named(attempts: Sequence[Attempt], places: Sequence[int]) -> str:
+    more = f" (and of {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{attempts[places[0]].group_id or f'row {places[0] + 1}'}{more}"

@@ -30,6 +30,8 @@ class Reward:
 
     label: str
     function: RewardFunction
+    applies_to: Callable[[Mapping[str, Any]], bool]
+    """Says of an attempt's columns whether they are what the reward needs."""
 
 
 class _Sheet:
@@ -42,6 +44,11 @@ class _Sheet:
         self._marks: dict[str, list[Mark]] = {}
         self._logged: dict[str, list[float]] = {}
 
+    def concerns(self, reward: Reward) -> bool:
+        """Say whether the reward applies to any attempt; where it does not, that is its mark."""
+        self._marks[reward.label] = [Mark(cause="not_applicable")] * len(self._group)
+        return bool(self._marked_by(reward))
+
     @contextmanager
     def marking(self, reward: Reward) -> Iterator[None]:
         """Announce the reward; what the block raises becomes its marks."""
@@ -51,24 +58,32 @@ class _Sheet:
         except BaseException as error:
             if is_being_cancelled():
                 raise
-            self._marks[reward.label] = failed(reward.label, error, len(self._group))
+            self._enter(reward, failed(reward.label, error, len(self._marked_by(reward))))
 
     def arguments(self, reward: Reward) -> dict[str, Any]:
-        """Return what the reward is called with."""
+        """Return what the reward is called with: the attempts to which it applies."""
 
         def log_metric(name: str, value: float) -> None:
             if abs(float(value)) <= LARGEST_VALUE:
                 self._logged.setdefault(f"{reward.label}/{name}", []).append(float(value))
 
-        return arguments(reward.function, self._group, log_metric)
+        group = [self._group[at] for at in self._marked_by(reward)]
+        return arguments(reward.function, group, log_metric)
 
     def take(self, reward: Reward, returned: Any) -> None:
         """Judge what the reward returned."""
-        self._marks[reward.label] = judge(reward.label, returned, len(self._group))
+        self._enter(reward, judge(reward.label, returned, len(self._marked_by(reward))))
 
     def graded(self) -> Graded:
         """Return all of it."""
         return Graded(marks=self._marks, seconds=time.monotonic() - self._start, metrics=self._logged)
+
+    def _marked_by(self, reward: Reward) -> list[int]:
+        return [at for at, attempt in enumerate(self._group) if reward.applies_to(attempt.columns)]
+
+    def _enter(self, reward: Reward, marks: Sequence[Mark]) -> None:
+        for at, mark in zip(self._marked_by(reward), marks, strict=True):
+            self._marks[reward.label][at] = mark
 
 
 class Grader:
@@ -90,7 +105,9 @@ class Grader:
 
 def load(configs: Sequence["RewardConfigBase"]) -> list[Reward]:
     """Import every reward; RewardError names the one that cannot be."""
-    return [Reward(label=config.label, function=registry.build(config)) for config in configs]
+    return [
+        Reward(label=config.label, function=registry.build(config), applies_to=config.applies_to) for config in configs
+    ]
 
 
 def grade(
@@ -101,7 +118,7 @@ def grade(
     Coroutine rewards run on the runner's loop, the same for all groups, so that a client opened in one lives on.
     """
     sheet = _Sheet(group, announce)
-    for reward in rewards:
+    for reward in filter(sheet.concerns, rewards):
         with sheet.marking(reward):
             returned: Any = reward.function(**sheet.arguments(reward))
             if inspect.isawaitable(returned):
@@ -118,7 +135,7 @@ async def grade_at_once(
     A thread cannot be told to stop: cancelled meanwhile, this waits for it.
     """
     sheet = _Sheet(group, announce)
-    for reward in rewards:
+    for reward in filter(sheet.concerns, rewards):
         with sheet.marking(reward):
             call = functools.partial(reward.function, **sheet.arguments(reward))
             returned: Any = call() if _is_coroutine_function(reward.function) else await _in_thread(call)

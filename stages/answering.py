@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rewards import combine
 from rewards.combine_config import CombineConfig, WeightedSumConfig
-from rewards.config import ModelRewardConfig, RewardConfig, columns_needed
+from rewards.config import ModelRewardConfig, RewardConfig
 from rewards.registry import check_labels
 from rewards.scorer import check_deadline
 from rewards.scoring_config import ScoringConfig
@@ -80,10 +80,6 @@ class AnsweringStageConfig(StageConfig):
     def room(self, role: str, engine: EngineConfig) -> int:
         """Most tokens that a prompt of this data set may have in the engine's context."""
         return engine.max_model_tokens - self.longest_answer(role)
-
-    def columns(self) -> list[str]:
-        """Those of the stage and those that its rewards read."""
-        return [*super().columns(), *columns_needed(self.scored_by())]
 
     def identity(self) -> dict[str, Any]:
         """Without what only the gold check reads."""

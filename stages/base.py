@@ -87,6 +87,11 @@ class StageConfig(Config):
         """Whether engines work while the learner does."""
         return False
 
+    @property
+    def makes_artifact(self) -> bool:
+        """Whether it hands over files with a manifest; exams and reports are figures alone."""
+        return self.produces not in ("exam", "report")
+
     def learner_processes(self) -> int:
         """How many processes hold the learner together."""
         return 1

@@ -123,6 +123,7 @@ def prompts_of(context: StageContext, config: AnsweringStageConfig, role: str, t
     return load_prompts(
         config.datasets()[role],
         config.columns(),
+        config.scored_by(),
         tokenizer,
         room=config.room(role, context.facts.engine),
         tools=tools_of(config.environment, config.scoring),

@@ -9,8 +9,9 @@ from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 from stages.answering import AnsweringStageConfig
 from stages.base import Problem, StageConfig, with_parts
-from stages.data.config import DataSetConfig
-from stages.data.rows import load_rows, reward_columns
+from stages.data.marking import column_names, varied
+from stages.data.read_once import ReadOnce
+from stages.data.rows import Row, reward_columns
 
 
 class GoldTrial:
@@ -18,10 +19,11 @@ class GoldTrial:
 
     def __init__(self, reward: RewardConfig, scoring: ScoringConfig) -> None:
         self.stages: dict[str, AnsweringStageConfig] = {}
+        self._reward = reward
         self._num_rows = reward.num_trials
         self._check = GoldCheck([reward], scoring)
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self, read: ReadOnce) -> Iterator[Problem]:
         """Say where the reward gives a gold answer less than full marks, or cannot run at all; the first stage's."""
         tried = set[str]()
         for name, stage in self.stages.items():
@@ -29,7 +31,8 @@ class GoldTrial:
                 if not data.is_file or data.model_dump_json() in tried:
                     continue
                 tried.add(data.model_dump_json())
-                found = self._check.problems(*trial_attempts(data, stage.columns(), self._num_rows))
+                rows = read.rows(data, stage.columns())
+                found = self._check.problems(*trial_attempts(rows, [self._reward], self._num_rows))
                 yield from (f"stage {name!r}: {line}" for line in found)
                 if found:
                     return
@@ -61,18 +64,24 @@ def start_gold_trials(stages: Mapping[str, StageConfig]) -> list[GoldTrial]:
     return list(trials.values())
 
 
-def trial_attempts(data: DataSetConfig, columns: Sequence[str], num_rows: int) -> tuple[list[Attempt], list[Attempt]]:
+def trial_attempts(
+    rows: Sequence[Row], rewards: Sequence[RewardConfig], num_rows: int
+) -> tuple[list[Attempt], list[Attempt]]:
     """Return gold answers to try rewards on, and for rows that have none, answers of which nothing is asked.
 
-    A gold answer is a row's completion, or its `answer` in a box.
+    They are of rows that the rewards apply to, of each kind some. A gold answer is a row's completion, or its `answer`
+    in a box.
     """
     gold: list[Attempt] = []
     other: list[Attempt] = []
-    for row in load_rows(data.model_copy(update={"limit": num_rows}), columns):
+    names = column_names(rows)
+    for at in varied(rows, rewards, num_rows):
+        row = rows[at]
         completion = row.get("completion")
-        boxed = f"\\boxed{{{row['answer']}}}" if "answer" in row else None
+        boxed = f"\\boxed{{{row['answer']}}}" if row.get("answer") is not None else None
         text = completion or boxed or "an answer"
         turns = text if isinstance(text, list) else [{"role": "assistant", "content": text}]
-        attempt = Attempt(prompt=row["prompt"], completion=turns, columns=reward_columns(row))
+        columns = {**dict.fromkeys(names), **reward_columns(row)}
+        attempt = Attempt(prompt=row["prompt"], completion=turns, columns=columns, group_id=f"row {at + 1}")
         (gold if completion or boxed else other).append(attempt)
     return gold, other

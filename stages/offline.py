@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rewards.config import RewardConfig, columns_needed
+from rewards.config import RewardConfig
 from rewards.gold import GoldCheck
 from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
@@ -19,7 +19,8 @@ from rewards.types import FAILURES, Attempt, Mark, RewardError, Score
 from rewards.waits import Wait
 from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
-from stages.data.rows import DataError, load_rows, reward_columns
+from stages.data.marking import check_marked, column_names
+from stages.data.rows import DataError, Row, load_rows, reward_columns
 from stages.gold_trials import trial_attempts
 from stages.grpo.advantages import advantages
 from stages.grpo.loss_config import GroupNormalized
@@ -63,8 +64,9 @@ def score_file(path: Path, setup: Setup) -> Iterator[Score]:
 
     Rows have `prompt`, `completion` and the columns that the rewards read. Raises DataError, RewardError.
     """
-    rows = load_rows(DataSetConfig(path=str(path)), ["prompt", "completion", *columns_needed(setup.rewards)])
-    groups = [[_attempt(row) for row in group] for _, group in groupby(rows, key=_all_but_completion)]
+    rows = _rows(path, ["prompt", "completion"], setup)
+    names = column_names(rows)
+    groups = [[_attempt(row, names) for row in group] for _, group in groupby(rows, key=_all_but_completion)]
     check_deadline(setup.rewards, setup.scoring, max(map(len, groups)))
     with Scorer(setup.rewards, setup.scoring) as scorer:
         for scores in _scored(scorer, groups):
@@ -97,8 +99,7 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
     """
     scoring = setup.scoring
     check_deadline(setup.rewards, scoring, TRIED_GROUP)
-    needs = ["prompt", *columns_needed(setup.rewards)]
-    gold, other = trial_attempts(DataSetConfig(path=str(path)), needs, TRIED_ROWS)
+    gold, other = trial_attempts(_rows(path, ["prompt"], setup), setup.rewards, TRIED_ROWS)
     with GoldCheck(setup.rewards, scoring) as check:
         problems = check.problems(gold, other)
     yield Finding(
@@ -217,8 +218,17 @@ def _mean(rows: Sequence[Sequence[float | None]]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _attempt(row: Mapping[str, Any]) -> Attempt:
-    return Attempt(prompt=row["prompt"], completion=row["completion"], columns=reward_columns(_all_but_completion(row)))
+def _rows(path: Path, needs: Sequence[str], setup: Setup) -> list[Row]:
+    """Read a file of which each row is marked by some reward. Raises DataError."""
+    data = DataSetConfig(path=str(path))
+    rows = load_rows(data, needs)
+    check_marked(data, rows, setup.rewards)
+    return rows
+
+
+def _attempt(row: Mapping[str, Any], names: Sequence[str]) -> Attempt:
+    columns = {**dict.fromkeys(names), **reward_columns(_all_but_completion(row))}
+    return Attempt(prompt=row["prompt"], completion=row["completion"], columns=columns)
 
 
 def _all_but_completion(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
 from stages.base import DataUse, Problem, RunFacts, StageConfig, StageError, with_parts
 from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
-from stages.data.rows import Row, load_rows
+from stages.data.marking import check_marked, counts
+from stages.data.read_once import ReadOnce
+from stages.data.rows import Row
 from stages.environment_check import try_environment
 from stages.model_check import check_model
 from stages.preference.config import PairedConfig
@@ -37,7 +39,7 @@ def _answering(stage: StageConfig) -> list[AnsweringStageConfig]:
     return [each for each in stage.whole() if isinstance(each, AnsweringStageConfig)]
 
 
-def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
+def check_data(stages: Mapping[str, StageConfig], facts: RunFacts, read: ReadOnce) -> Iterator[Problem]:
     """Check the base model's folder, every data set against what its stage needs, and exams against training data."""
     chat, stages = None, with_parts(stages)
     if Path(facts.model).is_dir():
@@ -52,7 +54,6 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
     else:
         yield f"model {facts.model!r} is no folder seen from {Path.cwd()}, nor can it be the id of a model on the Hub"
     loaded: dict[tuple[str, str], list[Row]] = {}
-    read: dict[str, list[Row]] = {}
     for name, stage in stages.items():
         try:
             if isinstance(stage, AnsweringStageConfig):
@@ -62,8 +63,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[P
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
                 if data.is_file:
-                    same = f"{data.model_dump_json()} {stage.columns()}"
-                    loaded[name, role] = rows = read[same] = read.get(same) or load_rows(data, stage.columns())
+                    loaded[name, role] = rows = read.rows(data, stage.columns())
                     yield from _check_rows(name, stage, role, rows, facts, chat)
                 else:
                     yield _about_hub_data(name, data.path, stages)
@@ -116,6 +116,8 @@ def _check_rows(
         yield f"note: stage {name!r}: {dropped} of {len(rows)} pairs teach nothing and are dropped"
     tools = None
     if isinstance(stage, AnsweringStageConfig):
+        check_marked(stage.datasets()[role], rows, stage.scored_by())
+        yield from (f"note: stage {name!r}: {line} of {role}" for line in counts(rows, stage.scored_by()))
         tools, problems = try_environment(stage, rows, chat)
         yield from (_of_stage(name, problem) for problem in problems)
     if chat is None:

@@ -4,8 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rewards.config import RewardConfig
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
+from stages.data.marking import check_marked, column_names
 from stages.data.rows import DataError, Row, load_rows, reward_columns, row_id
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,7 @@ logger = logging.getLogger(__name__)
 def load_prompts(
     data: DataSetConfig,
     needs: Sequence[str],
+    rewards: Sequence[RewardConfig],
     tokenizer: Any,
     *,
     room: int,
@@ -22,10 +25,13 @@ def load_prompts(
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
     ``tools`` are JSON schemas of functions that the chat template shows to the policy. Columns other than the prompt
-    go along for the rewards. A prompt of more than ``room`` tokens is dropped where the config says so. Raises
-    DataError for one that is not, and where none is left.
+    go along for the rewards, None where the row has none. A prompt of more than ``room`` tokens is dropped where the
+    config says so. Raises DataError for one that is not, where none is left, and for rows that no reward applies to.
     """
-    prompts = _with_room(data, [_prompt(row, tokenizer, tools) for row in load_rows(data, needs)], room)
+    rows = load_rows(data, needs)
+    check_marked(data, rows, rewards)
+    names = column_names(rows)
+    prompts = _with_room(data, [_prompt(row, names, tokenizer, tools) for row in rows], room)
     seen: dict[str, int] = {}
     for at, prompt in enumerate(prompts):
         seen[prompt.id] = seen.get(prompt.id, 0) + 1
@@ -53,6 +59,7 @@ def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Pr
     return fitting
 
 
-def _prompt(row: Row, tokenizer: Any, tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
+def _prompt(row: Row, names: Sequence[str], tokenizer: Any, tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
     token_ids = tokenizer.apply_chat_template(row["prompt"], tools=tools, add_generation_prompt=True, return_dict=False)
-    return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=reward_columns(row))
+    columns = {**dict.fromkeys(names), **reward_columns(row)}
+    return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=columns)

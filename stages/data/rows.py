@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise, zip_longest
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,17 @@ def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
     rows = [_row(config, needs, where, raw) for where, raw in source]
     if not rows:
         raise DataError(f"{config.path} holds no rows; a stage needs at least one")
+    for ours, theirs in config.columns.items():
+        if all(row[ours] is None for row in rows):
+            raise DataError(f"no row of {config.path} has column {theirs.column!r}, which is to be {ours!r}")
     return rows
+
+
+def places_of(config: DataSetConfig, rows: Sequence[int]) -> list[str]:
+    """Return where rows stand, given by their number from 0, in the words that errors have: `line 7`."""
+    source = _read_file(config) if config.is_file else _read_hub(config)
+    wanted, last = set(rows), max(rows, default=-1)
+    return [where.rpartition(", ")[2] for at, (where, _) in enumerate(islice(source, last + 1)) if at in wanted]
 
 
 def fingerprint(config: DataSetConfig) -> str:
@@ -112,6 +122,10 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
         raise DataError(f"{where}: {error}") from error
     for ours, source in config.columns.items():
         row[ours] = _mapped(source, where, raw)
+        if row[ours] is None and ours in needs:
+            raise DataError(
+                f"{where} has no column {source.column!r}; its columns are {', '.join(map(repr, sorted(raw)))}"
+            )
     missing = [name for name in needs if row.get(name) is None]
     if missing:
         raise DataError(
@@ -158,12 +172,12 @@ def _shared_prompt(chosen: Any, rejected: Any) -> Row:
 
 
 def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
+    """Return the value that a column of ours has; None where the row has none."""
     value: Any = raw
     for name in [source.column] if source.column in raw else source.column.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            known = ", ".join(map(repr, sorted(raw)))
-            raise DataError(f"{where} has no column {source.column!r}; its columns are {known}")
-        value = value[name]
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
     if source.pattern is not None:
         match = re.search(source.pattern, str(value))
         if match is None or match.group(1) is None:

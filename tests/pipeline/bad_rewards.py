@@ -43,3 +43,7 @@ def by_the_hash_of_the_process(completions, **columns):
 
 def counts(completions, **columns):
     return [float(len(completions))] * len(completions)
+
+
+def wants_tests(prompts, completions, tests):
+    return [None if one is None else 1.0 for one in tests]

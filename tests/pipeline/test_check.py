@@ -251,6 +251,37 @@ def test_a_missing_data_file_and_a_missing_column(tmp_path: Path, recipe: dict[s
     )
 
 
+SUMS = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(9)]
+PROGRAMS = [{"prompt": f"Print {n}.", "tests": [{"input": "", "output": str(n)}], "answer": None} for n in range(3)]
+
+
+def test_rows_are_counted_by_the_rewards_that_mark_them(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    grpo = recipe["stages"]["grpo"]
+    grpo["prompts"] = write(tmp_path / "mixed.jsonl", [*SUMS, *PROGRAMS])
+    grpo["rewards"] = ["math", {"type": "code", "sandbox": "none"}]
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert "stage 'grpo': 'math' marks 9 of 12 rows of prompts" in said
+    assert "stage 'grpo': 'code' marks 3 of 12 rows of prompts" in said
+
+
+def test_rows_that_no_reward_marks_are_refused_by_line(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    grpo = recipe["stages"]["grpo"]
+    grpo["prompts"] = write(tmp_path / "mixed.jsonl", [*SUMS, {"prompt": "Why?"}, {"prompt": "How?", "answer": None}])
+    says = ("stage 'grpo': no reward applies to line 10, line 11 of", "a row needs 'answer' for 'math'")
+    assert_refused(check(tmp_path, recipe), tmp_path, *says)
+
+
+def test_a_function_of_one_s_own_meets_none_where_a_row_lacks_a_column(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    grpo = recipe["stages"]["grpo"]
+    grpo["prompts"] = write(tmp_path / "mixed.jsonl", [*SUMS, *PROGRAMS])
+    grpo["rewards"] = ["math", "tests.pipeline.bad_rewards:wants_tests"]
+    assert check(tmp_path, recipe).returncode == 0
+    grpo["prompts"] = write(tmp_path / "sums.jsonl", SUMS)
+    assert_refused(check(tmp_path, recipe), tmp_path, "it needs the columns ['tests']; the data has ['answer']")
+
+
 def test_a_misspelled_model_folder(tmp_path: Path, recipe: dict[str, Any]) -> None:
     recipe["model"] = "artifacts/no/such/base"
     assert_refused(check(tmp_path, recipe), tmp_path, "is no folder seen from")

@@ -1,5 +1,6 @@
 """The loop over the plan, with a launcher that only pretends."""
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -109,6 +110,34 @@ def test_nothing_is_launched_when_all_is_done(config: RunConfig, tmp_path: Path)
         raise AssertionError("launched")
 
     run(config, folder, never, Events())
+
+
+class HandsOverNothing(FakeLauncher):
+    """Ends each stage with figures alone, as exams and reports do."""
+
+    def run(self, job: Job, on_poll: Callable[[], None]) -> Outcome:
+        self.jobs.append(job)
+        return Outcome(result=StageResult(metrics={"readiness/signal_fraction": 0.5}))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"kind": "readiness", "prompts": "DATA", "rewards": ["math"]},
+        {"kind": "evaluate", "of": ["base"], "tasks": {"dev": {"data": "DATA"}}},
+    ],
+    ids=["readiness", "evaluate"],
+)
+def test_a_stage_that_hands_over_figures_alone_is_skipped_once_done(tmp_path: Path, stage: dict[str, Any]) -> None:
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    filled = json.loads(json.dumps(stage).replace("DATA", str(data)))
+    config = RunConfig.model_validate({"name": "r", "model": "m", "stages": {"ready": filled}})
+    launcher, events = HandsOverNothing(), Events()
+    for _ in range(2):
+        run(config, RunFolder(tmp_path / "r"), lambda: launcher, events)
+    assert len(launcher.jobs) == 1
+    assert events.heard == ["run ready", "skip ready"]
 
 
 def test_a_changed_stage_starts_from_nothing(config: RunConfig, tmp_path: Path) -> None:

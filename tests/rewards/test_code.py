@@ -137,7 +137,6 @@ def test_the_last_fenced_block_of_python_is_the_program(text, program):
     ("tests", "said"),
     [
         ([], "holds no tests"),
-        (None, "holds no tests"),
         ([3], "has an input and an output; this one is 3"),
         ({"inputs": [], "outputs": [], "fn_name": "f"}, "must be given as asserts"),
         ({"inputs": "12", "outputs": "12"}, "are lists, one a test"),

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rewards import combine, grading, registry
 from rewards.combine_config import WeightedSumConfig
-from rewards.config import FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, RewardConfig
+from rewards.config import ExactRewardConfig, FormatRewardConfig, FunctionRewardConfig, MathRewardConfig, RewardConfig
 from rewards.types import Attempt, RewardError
 from tests.rewards.attempts import attempt, group
 
@@ -125,3 +125,22 @@ def test_a_reward_that_cannot_be_built_says_its_path_and_why(config, said):
     with pytest.raises(RewardError, match=re.escape(said)) as caught:
         registry.build(config)
     assert config.import_path in str(caught.value)
+
+
+def test_a_reward_marks_only_the_attempts_that_have_its_columns():
+    answered, programs = attempt("4", answer="4", tests=None), attempt("print(4)", answer=None, tests="a test")
+    scores = grade([ExactRewardConfig(), function("counts_answers")], [answered, programs, answered])
+    assert [score.parts["exact"] for score in scores] == [1.0, None, 1.0]
+    assert [score.parts["counts_answers"] for score in scores] == [2.0] * 3
+    assert grade(ExactRewardConfig(), [programs])[0].cause == "not_applicable"
+
+
+def counts_answers(completions, answer):
+    """One of the user's own meets the whole group, with None where a row has no value."""
+    return [float(len([gold for gold in answer if gold is not None]))] * len(completions)
+
+
+def test_a_reward_that_does_not_apply_is_not_called():
+    heard = []
+    grade([ExactRewardConfig(), function("counts_answers")], group("4", answer=None), heard)
+    assert heard == ["reward 'counts_answers'"]

@@ -20,7 +20,7 @@ def load(tmp_path: Path, room: int, **settings: object) -> list[Prompt]:
     path.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
     tokenizer = transformers.AutoTokenizer.from_pretrained(write_tiny_model(tmp_path / "model"))
     config = DataSetConfig.model_validate({"path": str(path), **settings})
-    return load_prompts(config, ["prompt"], tokenizer, room=room)
+    return load_prompts(config, ["prompt"], [], tokenizer, room=room)
 
 
 def test_a_prompt_without_room_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
