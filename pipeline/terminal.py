@@ -12,8 +12,8 @@ from rich.text import Text
 from pipeline.config import ConfigError
 from pipeline.state import RunFolderError
 from stages.base import StageError
-from stages.chat_format import ModelFolderError
 from stages.data.rows import DataError
+from stages.model_folder import ModelFolderError
 from stages.preflight import RewardError
 
 console = Console(width=None if sys.stdout.isatty() else 120)

@@ -4,18 +4,16 @@ Training and generation use transformers' own; both render the same `chat_templa
 """
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from rewards.types import Message
-
-
-class ModelFolderError(ValueError):
-    """A model folder that lacks what the run needs."""
+from stages.model_folder import ModelFolderError, generation_eos_ids
+from stages.tokenizer_files import TOKENIZER, TokenizerFiles, normalised, read_tokenizer_files
 
 
 class ChatFormat:
@@ -25,9 +23,16 @@ class ChatFormat:
     that cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
+        """Read the files; where they do not say all, have transformers read them, which takes some seconds."""
         self._folder = folder
-        self._settings = self._read_json("tokenizer_config.json")
+        self._files = read_tokenizer_files(folder)
+        self._templates: dict[bool, Any] = {}
+        ask = normalised(folder, trust_remote_code=trust_remote_code)
+        with nullcontext(folder) if self._is_plain(self._files) else ask as plain:
+            if plain != folder:
+                self._files = read_tokenizer_files(plain)
+            self._tokenizer = _tokenizer(plain)
 
     def render(
         self,
@@ -39,9 +44,14 @@ class ChatFormat:
         """Return the conversation as the template writes it; ``tools`` are schemas that it may show."""
         from jinja2 import TemplateError
 
-        given = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        given = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return str(self._template.render(**given, **self._special_tokens))
+            return str(self._template(tools is not None).render(**given, **self._files.tokens))
         except (TemplateError, ArithmeticError, TypeError, AttributeError, LookupError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {what}") from error
@@ -74,8 +84,8 @@ class ChatFormat:
 
     @cached_property
     def eos_token(self) -> str:
-        """The token that ends a turn."""
-        token = self._special_tokens.get("eos_token")
+        """The tokenizer's own token that ends a turn."""
+        token = self._files.tokens.get("eos_token")
         if not token:
             raise ModelFolderError(f"the tokenizer in {self._folder} names no eos_token; generation would never end")
         if self._tokenizer.token_to_id(token) is None:
@@ -83,71 +93,98 @@ class ChatFormat:
         return token
 
     @cached_property
-    def _special_tokens(self) -> dict[str, str]:
-        tokens = {name: self._settings.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in tokens.items() if v is not None}
-        wrong = [name for name, text in texts.items() if not isinstance(text, str)]
-        if wrong:
-            raise ModelFolderError(f"{wrong[0]} of the tokenizer in {self._folder} is {tokens[wrong[0]]!r}, no text")
-        return {name: str(text) for name, text in texts.items()}
+    def eos_ids(self) -> tuple[int, ...]:
+        """All tokens that end a turn: the tokenizer's, and those of the model's generation config."""
+        return tuple(sorted({*generation_eos_ids(self._folder), self._tokenizer.token_to_id(self.eos_token)}))
 
-    @cached_property
-    def _template(self) -> Any:
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens of a rendered text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def tokens_from(self, num: int) -> dict[str, int]:
+        """Return the tokens whose ids are ``num`` or more."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        if self._tokenizer.get_vocab_size(with_added_tokens=False) <= num and max(added, default=-1) < num:
+            return {}
+        return {token: number for token, number in self._tokenizer.get_vocab().items() if number >= num}
+
+    def ordinary(self, tokens: Iterable[str]) -> list[str]:
+        """Return those of the tokens that are pieces of any text, and were not added by name."""
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        return [token for token in tokens if token not in added]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens there are, added ones too."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def named_tokens(self) -> Mapping[str, str]:
+        """The special tokens that have names, `eos_token` and others."""
+        return self._files.tokens
+
+    def _is_plain(self, files: TokenizerFiles) -> bool:
+        """Say whether the files tell all: a tokenizer, its EOS, and each special token that its template names."""
         from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2.meta import find_undeclared_variables
 
-        file = self._folder / "chat_template.jinja"
-        text = file.read_text(errors="replace") if file.is_file() else self._settings.get("chat_template")
-        if not isinstance(text, str):
-            raise ModelFolderError(
-                f"the tokenizer in {self._folder} has no chat template, so prompts made of messages cannot be written "
-                "as text; put a chat_template.jinja beside it"
-            )
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        # transformers' own mark around what the assistant says; it writes nothing
-        try:
-            return environment.from_string(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", text))
-        except (TemplateError, RecursionError) as error:
-            raise ModelFolderError(f"the chat template in {self._folder} cannot be read: {error}") from error
+        if files.has_own_code or "eos_token" not in files.tokens or not (self._folder / TOKENIZER).is_file():
+            return False
+        wanted = set[str]()
+        for text in files.templates.values():
+            try:
+                wanted |= find_undeclared_variables(_environment().parse(text))
+            except (TemplateError, RecursionError):
+                continue  # whoever renders it says so
+        # of BOS and UNK a class may have its own; other names are the template's variables
+        return not {"bos_token", "unk_token"} & wanted - files.names
 
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
+    def _template(self, tools: bool) -> Any:
+        from jinja2 import TemplateError
 
-        file = self._folder / "tokenizer.json"
-        if not file.is_file():
-            raise ModelFolderError(
-                f"model folder {self._folder} holds no tokenizer.json; it has "
-                f"{', '.join(sorted(p.name for p in self._folder.iterdir()))}. Save the tokenizer there too"
-            )
-        try:
-            return Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise ModelFolderError(f"{file} is not a tokenizer: {error}") from error
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        file = self._folder / name
-        if not file.is_file():
-            raise ModelFolderError(
-                f"model folder {self._folder} holds no {name}, so it has no tokenizer; save one beside the weights"
-            )
-        return read_json_object(file)
+        if tools not in self._templates:
+            text = self._files.template_for(tools=tools)
+            try:
+                self._templates[tools] = _environment().from_string(text)
+            except (TemplateError, RecursionError) as error:
+                raise ModelFolderError(f"the chat template in {self._folder} cannot be read: {error}") from error
+        return self._templates[tools]
 
 
-def read_json_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object of a model folder. Raises ModelFolderError for anything else."""
+def _tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    file = folder / TOKENIZER
     try:
-        tree = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ModelFolderError(f"{file} holds a {type(tree).__name__}; expected a JSON object")
-    return tree
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelFolderError(f"{file} is not a tokenizer: {error}") from error
+
+
+@cache
+def _environment() -> Any:
+    """Return Jinja with the settings of transformers."""
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """transformers' own mark around what the assistant says; it writes nothing."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
 
 
 def _refuse(message: str) -> None:
-    raise ValueError(f"the chat template refuses the conversation: {message}")
+    raise ModelFolderError(f"the chat template refuses the conversation: {message}")

@@ -8,8 +8,9 @@ from rewards.waits import Wait
 from rollout.config import ToolsConfig
 from rollout.environment import Move, open_environment
 from stages.answering import AnsweringStageConfig
-from stages.chat_format import ChatFormat, ModelFolderError
+from stages.chat_format import ChatFormat
 from stages.data.rows import Row, reward_columns
+from stages.model_folder import ModelFolderError
 
 TRIED_ROWS = 8
 Schemas = Sequence[Mapping[str, Any]]

@@ -18,7 +18,7 @@ def model_fingerprint(model: str) -> str:
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
+    for file in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
         if file.suffix in (".json", ".jinja", ".safetensors", ".txt", ".model", ".py") and file.is_file():
             size = file.stat().st_size
             digest.update(f"{file.name} {size}".encode())

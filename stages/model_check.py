@@ -1,63 +1,136 @@
-"""What can be known of a model folder before it is loaded: config, weights, template. `check` asks."""
+"""What can be known of a model folder before it is loaded: config, weights, tokenizer, template. `check` asks."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from stages.base import Problem, RunFacts, StageConfig
-from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
+from stages.chat_format import ChatFormat
+from stages.data.rows import Row
+from stages.model_folder import ModelFolderError, headers, of_text, read_model_config
+from stages.training import SupervisedConfig
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+"""Ends of the names that embeddings have in models of transformers."""
+QUESTION = {"role": "user", "content": "What is 1 plus 1?"}
+ANSWERS = (
+    {"role": "assistant", "content": "2"},
+    {"role": "assistant", "content": "<think>\nsum\n</think>\n\n2"},
+    {"role": "assistant", "content": "sum\n</think>\n\n2"},
+    {"role": "assistant", "content": "2", "reasoning_content": "sum"},
+)
+"""Ways in which a row may answer under templates that let a model think first."""
 
 
 def check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunFacts) -> Iterator[Problem]:
     """Check config, weights and template of a model folder. Raises ModelFolderError where they cannot be read."""
-    config = read_json_object(Path(facts.model) / "config.json")
-    if count_parameters(Path(facts.model)) is None:
-        yield f"model {facts.model} has no .safetensors file; save it anew with transformers, which writes one"
-    limit = config.get("max_position_embeddings")
+    folder = Path(facts.model)
+    config = read_model_config(folder)
+    limit = of_text(config, "max_position_embeddings")
     generates = any(stage.generates for stage in stages.values())
     if generates and isinstance(limit, int) and facts.engine.max_model_tokens > limit:
         yield (
             f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}; "
             f"set engine.max_model_tokens: {limit}, or less"
         )
-    yield from _check_template(chat)
+    yield from _check_embedding(chat, folder, embedding_rows(folder, config))
+    yield from _check_template(chat, renders_answers=any(isinstance(s, SupervisedConfig) for s in stages.values()))
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Return the number of parameters from the headers of the safetensors files; None where there are none.
-
-    Raises ModelFolderError for a file that is cut short or is no safetensors file.
-    """
-    files = list(folder.glob("*.safetensors"))
-    return sum(_parameters_in(file) for file in files) if files else None
-
-
-def _parameters_in(file: Path) -> int:
+    """Return the number of parameters from the headers of the safetensors files; None where it holds no model."""
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length < file.stat().st_size:
-                raise ValueError(f"its header would have {length} bytes")
-            tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        if file.stat().st_size < end:
-            raise ValueError(f"it has {file.stat().st_size} bytes of {end}")
-        return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelFolderError(f"{file} is not a whole safetensors file ({error}); fetch it again") from error
+        return sum(int(math.prod(tensor["shape"])) for _, tensor in headers(folder))
+    except ModelFolderError:
+        return None
 
 
-def _check_template(chat: ChatFormat) -> Iterator[Problem]:
-    question = [{"role": "user", "content": "What is 1 plus 1?"}]
-    prompt = chat.render(question, add_generation_prompt=True)
-    whole = chat.render([*question, {"role": "assistant", "content": "2"}], add_generation_prompt=False)
-    if not whole.rstrip().endswith(chat.eos_token):
+def embedding_rows(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the model has an embedding for; None where neither weights nor config say it.
+
+    Raises ModelFolderError where the two differ.
+    """
+    size = of_text(config, "vocab_size")
+    for name, tensor in headers(folder):
+        if name.endswith(EMBEDDINGS) and len(tensor["shape"]) == 2:
+            rows: int = tensor["shape"][0]
+            if size != rows and isinstance(size, int):
+                raise ModelFolderError(
+                    f"config.json in {folder} says vocab_size {size}, but the embedding {name} has {rows} rows; "
+                    "correct vocab_size, or fetch the model again"
+                )
+            return rows
+    return int(size) if isinstance(size, int) else None
+
+
+def tokens_beyond(chat: ChatFormat, folder: Path) -> dict[str, int]:
+    """Return the added tokens, which no other text brings up, that the embedding has no row for, and their ids."""
+    rows = embedding_rows(folder, read_model_config(folder))
+    beyond = chat.tokens_from(rows) if rows is not None else {}
+    ordinary = set(chat.ordinary(beyond))
+    return {token: number for token, number in beyond.items() if token not in ordinary}
+
+
+def _check_embedding(chat: ChatFormat, folder: Path, rows: int | None) -> Iterator[Problem]:
+    """Say where the tokenizer has tokens that the embedding has no row for; rows that no token uses are right."""
+    beyond = chat.tokens_from(rows) if rows is not None else {}
+    if not beyond:
+        return
+    what = (
+        f"the tokenizer in {folder} has {chat.num_tokens} tokens with ids up to {max(beyond.values())}, but the "
+        f"model's embedding has {rows} rows"
+    )
+    names = ", ".join(repr(token) for token in sorted(beyond, key=lambda token: beyond[token])[:4])
+    if used := _used(chat, beyond):
         yield (
-            f"the model's chat template ends a finished turn with {whole[-20:]!r}, not with the end-of-sequence token "
-            f"{chat.eos_token!r}, so the model would never learn to stop; mend the template or set eos_token"
+            f"{what}: {used} has none, so the run would fail at it; enlarge the embedding (resize_token_embeddings of "
+            "transformers, then save_pretrained), or take the tokenizer that the model was trained with"
         )
-    if not whole.startswith(prompt):
+    else:
+        yield f"note: {what}; a text with one of the tokens that have none ({names}) cannot be read"
+
+
+def check_tokens(rows: Sequence[Row], role: str, beyond: Iterable[str]) -> Iterator[Problem]:
+    """Say which row has the text of a token that the embedding has no row for."""
+    for at, row in enumerate(rows if beyond else (), start=1):
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        if found := next((token for token in beyond if token in text), None):
+            yield (
+                f"row {at} of {role} has {found!r}, a token that the model's embedding has no row for, so the run "
+                "would fail at it; enlarge the embedding (resize_token_embeddings and save_pretrained of transformers)"
+            )
+            return
+
+
+def _used(chat: ChatFormat, beyond: Mapping[str, int]) -> str | None:
+    """Return a token of those that ordinary text, the template or padding brings up; none where all are special."""
+    if ordinary := chat.ordinary(beyond):
+        return f"token {ordinary[0]!r}"
+    for name in ("eos_token", "pad_token", "bos_token", "unk_token"):
+        if chat.named_tokens.get(name) in beyond:
+            return f"{name} {chat.named_tokens[name]!r}"
+    written = set(chat.token_ids(chat.render([QUESTION, ANSWERS[0], QUESTION], add_generation_prompt=True)))
+    return next((f"{token!r}, which the chat template writes," for token in beyond if beyond[token] in written), None)
+
+
+def _check_template(chat: ChatFormat, *, renders_answers: bool) -> Iterator[Problem]:
+    """Check that turns end with a token that ends generation, and that answered prompts stay as they were asked.
+
+    The latter matters where stages render answered turns; of the ways to answer, one has to do: rows are looked at by
+    themselves.
+    """
+    whole = [chat.render([QUESTION, answer], add_generation_prompt=False) for answer in ANSWERS]
+    last = chat.token_ids(whole[0].rstrip())[-1:]
+    if not set(last) & set(chat.eos_ids):
+        yield (
+            f"the model's chat template ends a finished turn with {whole[0][-20:]!r}, not with the end-of-sequence "
+            f"token {chat.eos_token!r} or another one of generation_config.json, so the model would never learn to "
+            "stop; mend the template or set eos_token"
+        )
+    prompt = chat.render([QUESTION], add_generation_prompt=True)
+    if renders_answers and not any(text.startswith(prompt) for text in whole):
         yield (
             "the model's chat template writes a prompt differently once it is answered, so the model would train on "
             f"another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"

@@ -17,7 +17,15 @@ from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
 from stages.data.config import DataSetConfig
 from stages.data.rows import fingerprint
+from stages.generation_config import savable
 from stages.logprobs import sequence_logprobs
+from stages.model_folder import (
+    ModelFolderError,
+    generation_eos_ids,
+    generation_settings,
+    read_model_config,
+    weight_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +83,29 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
     """
     transformers.set_seed(context.seed)  # a fresh adapter's weights follow from it
     folder = policy_folder(context, role)
-    require_safetensors(folder)
+    require_model(folder)
     tokenizer = load_tokenizer(folder, context.facts)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=context.facts.trust_remote_code, attn_implementation="sdpa"
-    ).to(device())
+    eos_ids = _eos_ids(folder, tokenizer)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        trust_remote_code=context.facts.trust_remote_code,
+        attn_implementation="sdpa",
+        generation_config=savable(generation_settings(folder), eos_ids),
+        output_loading_info=True,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise StageError(
+            f"the weights in {folder} lack {len(missing)} of those that a {type(model).__name__} has, such as "
+            f"{missing[0]}: random numbers would take their place; name a whole causal language model"
+        )
+    model = model.to(device())
     model.config.use_cache = False
     policy = Policy(
         model=model,
         tokenizer=tokenizer,
         folder=folder,
-        eos_ids=_eos_ids(model, tokenizer),
+        eos_ids=eos_ids,
         weights_sha256=artifact.weights_digest(folder),
     )
     if (folder / artifact.MANIFEST).is_file():
@@ -93,10 +113,13 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
     return policy
 
 
-def require_safetensors(folder: Path) -> None:
-    """Raise StageError where a model's weights are none whose identity we know, and which no code can hide in."""
-    if not list(folder.glob("*.safetensors")):
-        raise StageError(f"{folder} has no .safetensors file; save the model anew with transformers, which writes one")
+def require_model(folder: Path) -> None:
+    """Raise StageError where a folder holds no whole model in safetensors that can be trained, as `check` would."""
+    try:
+        read_model_config(folder)
+        weight_files(folder)
+    except ModelFolderError as error:
+        raise StageError(str(error)) from error
 
 
 def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
@@ -105,8 +128,10 @@ def load_tokenizer(folder: Path, facts: RunFacts) -> Any:
     Where it names no pad token EOS pads: the losses here mask by position, so an EOS that ends a turn still counts.
     """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=facts.trust_remote_code)
-    if tokenizer.chat_template is None:
-        raise StageError(f"the tokenizer in {folder} has no chat template; put a chat_template.jinja beside it")
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        raise StageError(f"the tokenizer in {folder} has no chat template that is used: {error}") from error
     if tokenizer.eos_token_id is None:
         raise StageError(f"the tokenizer in {folder} names no eos_token; generation would never end")
     if tokenizer.pad_token_id is None:
@@ -121,6 +146,7 @@ def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
         dtype=torch.float32,
         attn_implementation="sdpa",
         trust_remote_code=trust_remote_code,
+        generation_config=policy.model.generation_config,
     )
     return reference.to(device()).eval().requires_grad_(False)
 
@@ -237,11 +263,14 @@ def probe_drift(policy: Policy, probe: Probe) -> float:
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured] if configured is not None else []
-    return tuple(sorted({*ids, tokenizer.eos_token_id}))
+def _eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Return what the files name: a model's class has a default of its own, by which any token might end a turn."""
+    return tuple(sorted({*generation_eos_ids(folder), tokenizer.eos_token_id}))
 
 
 def _template_digest(tokenizer: Any) -> str:
-    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    """Return the hash of a template, or of several by their names, whatever their order."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = sorted(template.items()) if set(template) != {"default"} else template["default"]
+    return hashlib.sha256(str(template).encode()).hexdigest()

@@ -11,12 +11,13 @@ from rewards.types import RewardError as RewardError  # the command line's to ca
 from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
 from stages.base import DataUse, Problem, RunFacts, StageConfig, StageError, with_parts
-from stages.chat_format import ChatFormat, ModelFolderError, read_json_object
+from stages.chat_format import ChatFormat
 from stages.data.marking import check_marked, counts
 from stages.data.read_once import ReadOnce
 from stages.data.rows import Row
 from stages.environment_check import try_environment
-from stages.model_check import check_model
+from stages.model_check import check_model, check_tokens, tokens_beyond
+from stages.model_folder import ModelFolderError, read_json_object, read_model_config
 from stages.preference.config import PairedConfig
 from stages.training import SupervisedConfig
 
@@ -41,14 +42,18 @@ def _answering(stage: StageConfig) -> list[AnsweringStageConfig]:
 
 def check_data(stages: Mapping[str, StageConfig], facts: RunFacts, read: ReadOnce) -> Iterator[Problem]:
     """Check the base model's folder, every data set against what its stage needs, and exams against training data."""
-    chat, stages = None, with_parts(stages)
+    chat, stages, beyond = None, with_parts(stages), dict[str, int]()
     if Path(facts.model).is_dir():
         try:
-            chat = ChatFormat(Path(facts.model))
+            read_model_config(Path(facts.model))  # what is no model has no tokenizer to speak of
+            chat = ChatFormat(Path(facts.model), trust_remote_code=facts.trust_remote_code)
             yield from check_model(chat, stages, facts)
+            beyond = tokens_beyond(chat, Path(facts.model))
         except ModelFolderError as error:
             yield str(error)
             return
+    elif Path(facts.model).is_file():
+        yield f"model {facts.model} is a file; name the folder that holds config, weights and tokenizer together"
     elif HUB_ID.fullmatch(facts.model):
         yield f"note: {facts.model} is not a folder, so its tokenizer and template are checked when the run loads it"
     else:
@@ -64,6 +69,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts, read: ReadOnc
             for role, data in stage.datasets().items():
                 if data.is_file:
                     loaded[name, role] = rows = read.rows(data, stage.columns())
+                    yield from (_of_stage(name, problem) for problem in check_tokens(rows, role, beyond))
                     yield from _check_rows(name, stage, role, rows, facts, chat)
                 else:
                     yield _about_hub_data(name, data.path, stages)

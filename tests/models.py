@@ -36,7 +36,7 @@ def write_tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **changes
     """Write a model folder with weights, tokenizer and template."""
     tokenizer = make_tokenizer(TEXTS)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    model = tiny_model(kind, vocab_size=len(tokenizer), seed=seed, **{**ids, **changes})
+    model = tiny_model(kind, seed=seed, **{"vocab_size": len(tokenizer), **ids, **changes})
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ from stages.models import (
     device,
     load_tokenizer,
     policy_folder,
-    require_safetensors,
+    require_model,
     verify_files,
 )
 from stages.params import lora_config
@@ -38,7 +38,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     pairs = load_pairs(config, context, config.columns(), config.loss_of_pairs())
     learned, held_out = split(pairs.rows, config.held_out, context.seed)
     folder = policy_folder(context)
-    require_safetensors(folder)
+    require_model(folder)
     tokenizer = load_tokenizer(folder, context.facts)
     if (folder / artifact.MANIFEST).is_file():
         verify_files(folder, tokenizer, context.facts)

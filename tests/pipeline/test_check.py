@@ -393,7 +393,10 @@ def test_a_model_without_safetensors(tmp_path: Path, recipe: dict[str, Any], mod
     shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     (folder / "pytorch_model.bin").write_bytes(b"")
     assert_refused(
-        check(tmp_path, {**recipe, "model": str(folder)}), tmp_path, "has no .safetensors file; save it anew"
+        check(tmp_path, {**recipe, "model": str(folder)}),
+        tmp_path,
+        "has no .safetensors file",
+        "pytorch_model.bin is a pickle",
     )
 
 

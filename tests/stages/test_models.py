@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from stages import artifact
 from stages.base import StageError
@@ -101,3 +104,67 @@ def test_a_tokenizer_without_a_pad_token_pads_with_eos(tmp_path: Path) -> None:
     config.write_text("\n".join(line for line in config.read_text().splitlines() if "pad_token" not in line))
     tokenizer = load_policy(make_context(tmp_path, folder)).tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ({"do_sample": False, "temperature": 0.6}, {"do_sample": False}),
+        ({"temperature": 0.6, "top_p": 0.9, "top_k": 20}, {}),
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True}, {"temperature": 0.6, "top_p": 0.9, "do_sample": True}),
+        ({"num_return_sequences": 4}, {"num_return_sequences": None}),
+        ({"num_beams": 1, "early_stopping": True, "length_penalty": 2.0}, {"early_stopping": None}),
+        ({"cache_implementation": "nonsense", "max_new_tokens": 0}, {"cache_implementation": None}),
+        ({"output_scores": True, "min_p": 0.1}, {"min_p": None}),
+        ({"pad_token_id": -1}, {"pad_token_id": None}),
+        ({"temperature": "hot"}, {"temperature": None}),
+    ],
+)
+def test_a_generation_config_that_transformers_does_not_save_is_saved_without_what_it_refuses(
+    tmp_path: Path, flags: dict[str, Any], kept: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    edit_json(folder / "generation_config.json", **flags)
+    context = make_context(tmp_path, folder)
+    policy = load_policy(context)
+    policy.model.save_pretrained(tmp_path / "checkpoint")  # as trainers write theirs
+    save_policy(context, policy, version=0, data=[], probes=SEQUENCES)
+    saved = GenerationConfig.from_pretrained(context.output)
+    assert {key: getattr(saved, key) for key in kept} == kept
+    assert ("is handed over without" in caplog.text) == (flags != kept)
+    load_policy(make_context(tmp_path, Path("none"), inputs={"policy": context.output}))
+
+
+def test_several_eos_tokens_are_handed_on(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    edit_json(folder / "generation_config.json", eos_token_id=[5, 3])
+    context = make_context(tmp_path, folder)
+    policy = load_policy(context)
+    save_policy(context, policy, version=0, data=[], probes=SEQUENCES)
+    assert policy.eos_ids == (policy.tokenizer.eos_token_id, 3, 5)
+    loaded = load_policy(make_context(tmp_path, Path("none"), inputs={"policy": context.output}))
+    assert loaded.eos_ids == policy.eos_ids
+
+
+def test_a_default_of_the_model_s_class_ends_no_turn(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "base", "llama")
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "eos_token_id"}))
+    policy = load_policy(make_context(tmp_path, folder))
+    assert policy.eos_ids == (policy.tokenizer.eos_token_id,)  # LlamaConfig's own is 2, here a letter's
+    assert policy.model.generation_config.eos_token_id == policy.tokenizer.eos_token_id
+
+
+def test_weights_that_would_be_random_numbers_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if "layers.1.mlp" not in k}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(StageError, match=r"lack 3 of those that a Qwen3ForCausalLM has, such as model\.layers\.1"):
+        load_policy(make_context(tmp_path, folder))
