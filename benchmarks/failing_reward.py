@@ -7,8 +7,6 @@ Runs the demo's recipe again under another name, a quarter of an hour, with `dig
 
 import hashlib
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from benchmarks.conditions import conditions, keep
 from examples.arithmetic import rewards
 
 FAILING_FRACTION = 0.1
 RECIPE, RUNS = Path("configs/quickstart.yaml"), Path("runs")
-RESULT = Path(__file__).parent / "results" / "failing_reward.json"
 
 
 def digits_right(
@@ -58,7 +56,7 @@ def compare(plain: Path, failing: Path) -> dict[str, Any]:
         exam = json.loads((run / "summary.json").read_text())["exams"]["grpo"]["dev/accuracy"]
         lost = list(lost_fractions(run))
         reached[name] = {**exam, "unscorable_fraction": sum(lost) / len(lost)}
-    return {**reached, "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"}
+    return {**reached, "conditions": conditions()}
 
 
 def main() -> None:
@@ -67,7 +65,7 @@ def main() -> None:
     file.write_text(yaml.safe_dump(recipe(), sort_keys=False))
     subprocess.run([sys.executable, "-m", "pipeline.cli", "run", str(file), "--resume"], check=True)
     found = compare(RUNS / "quickstart", RUNS / "failing-reward")
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    keep("failing_reward.json", found)
     print(json.dumps(found, indent=2))
 
 

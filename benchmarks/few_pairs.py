@@ -8,8 +8,6 @@ five seeds, by which prompts' answers and the order of pairs are drawn.
 """
 
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,10 +17,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.conditions import conditions, keep, kept
 from benchmarks.runs import RUNS, begin_anew, exam_of
 
 RECIPE = Path("configs/odpo.yaml")
-RESULT = Path(__file__).parent / "results" / "few_pairs.json"
+RESULT = "few_pairs.json"
 SEEDS, PROMPTS = (1, 2, 3, 4, 5), 48
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantiles of Student's t, by degrees of freedom."""
@@ -57,19 +56,18 @@ def run(seed: int) -> dict[str, Any]:
 
 def main(*chosen: str) -> None:
     """Run, print, keep; seeds that are not asked for keep their last figures."""
-    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {"seeds": {}}
+    found = {"seeds": {}, **kept(RESULT)}
     seeds = [int(seed) for seed in chosen] or SEEDS
     if len({*map(str, seeds), *found["seeds"]}) > 1 + max(T_975):
         raise SystemExit(f"the interval is for {1 + max(T_975)} seeds at most")
     for seed in seeds:
-        found["seeds"][str(seed)] = run(seed)
-        found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-        RESULT.write_text(json.dumps(found, indent=2) + "\n")
+        found["seeds"][str(seed)] = {**run(seed), "conditions": conditions(num_threads=1)}
+        keep(RESULT, found)
     gains = [row["odpo"]["mean"] - row["dpo"]["mean"] for row in found["seeds"].values()]
     if len(gains) > 1:
         half = T_975[len(gains) - 1] * stdev(gains) / len(gains) ** 0.5
         found["odpo_over_dpo"] = {"mean": fmean(gains), "low": fmean(gains) - half, "high": fmean(gains) + half}
-        RESULT.write_text(json.dumps(found, indent=2) + "\n")
+        keep(RESULT, found)
     table = Table(title="few graded pairs: exam, %", title_justify="left")
     for heading in ("seed", "pairs", "DPO", "ODPO"):
         table.add_column(heading)

@@ -1,43 +1,38 @@
 """An update of DPO beside TRL's DPOTrainer, on the same pairs: a table, and `benchmarks/results/preference.json`.
 
-    make bench-preference
+    make bench-preference     # or: python -m benchmarks.preference [WORK ...] [--rounds N]
 
 An update is collation, forward, loss, backward, clip and Adam for 16 pairs; the reference is there on both sides. Each
-side runs at the best of a few micro-batches, which are printed. TRL's batches are padded; ours are rows of like length,
-in which a prompt stands before both of its answers where that is cheaper.
+side runs at the fastest of a few micro-batches, which are tried in turn first and kept with the result. TRL's batches
+are padded; ours are rows of like length, in which a prompt stands before both of its answers where that is cheaper.
 """
 
+import argparse
 import contextlib
 import io
-import json
-import os
-import platform
 import random
-import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import trl
 from datasets import Dataset
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.learner import CPU, VOCAB
+from benchmarks.conditions import conditions, keep, kept, machine
+from benchmarks.turns import Paired, Side, fastest, in_turn, rounds_from, show, spread
+from benchmarks.updates import CPU, VOCAB
 from examples.arithmetic.base_model import make_tokenizer
 from stages.preference.reference_cache import ReferenceCache
 from stages.preference.trainer import PairTrainer
 
-RESULT = Path(__file__).parent / "results" / "preference.json"
-PAIRS, WARM_UP, RUNS, TRIED = 16, 1, 7, 3
-TRL_PAIRS, OUR_TOKENS = (1, 2, 4), (512, 1024, 2048)
-"""Micro-batches that are tried before the better one of each side is measured: pairs of TRL's, tokens of ours."""
+RESULT = "preference.json"
+PAIRS, ROUNDS, TRIED = 16, 9, 3
+TRL_PAIRS, OUR_TOKENS = (1, 2, 4, 8), (512, 1024, 2048)
+"""Micro-batches that are tried before the fastest one of each side is measured: pairs of TRL's, tokens of ours."""
 AT_LEAST = {"prefix_long": "1.5 x", "prefix_short": "1.1 x"}
 
 Update = Callable[[list[dict[str, Any]]], float]
@@ -110,70 +105,80 @@ def update_by(kind: type, *, num_pairs: int, row_tokens: int | None = None) -> U
     return update
 
 
-def best(work: str, updates: Mapping[int, Callable[[], Update]]) -> int:
-    """Return the size whose update is the fastest."""
-    seconds = {}
-    for size, make in updates.items():
-        update = make()
-        seconds[size] = statistics.median(_timed(update, pairs_of(work, 100 + run))[0] for run in range(TRIED))
-    shown = ", ".join(f"{size}: {found:.2f}" for size, found in seconds.items())
-    print(f"{work}: micro-batches tried, seconds: {shown}", file=sys.stderr)
-    return min(seconds, key=lambda size: seconds[size])
+def our_update(row_tokens: int) -> Update:
+    """Return our step, in rows of so many tokens."""
+    return update_by(PairTrainer, num_pairs=PAIRS, row_tokens=row_tokens)
 
 
-def measure(work: str) -> dict[str, Any]:
-    """Time both sides turn about on fresh pairs; their losses must be the same."""
-    theirs = best(work, {size: partial(update_by, trl.DPOTrainer, num_pairs=size) for size in TRL_PAIRS})
-    whole = partial(update_by, PairTrainer, num_pairs=PAIRS)
-    ours = best(work, {size: partial(whole, row_tokens=size) for size in OUR_TOKENS})
-    sides = {
-        "ours": update_by(PairTrainer, num_pairs=PAIRS, row_tokens=ours),
-        "trl": update_by(trl.DPOTrainer, num_pairs=theirs),
-    }
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    differences = []
-    for run in range(WARM_UP + RUNS):
-        losses = {}
-        for side, update in sides.items():
-            spent, losses[side] = _timed(update, pairs_of(work, run))
-            seconds[side] += [spent] if run >= WARM_UP else []
-        differences.append(abs(losses["ours"] - losses["trl"]))
-    if max(differences) > 1e-4:  # eight steps of Adam apart, on weights that were the same
-        raise RuntimeError(f"{work}: the two sides learn differently; their losses differ by {max(differences):.2g}")
+def trl_update(num_pairs: int) -> Update:
+    """Return TRL's step, in micro-batches of so many pairs."""
+    return update_by(trl.DPOTrainer, num_pairs=num_pairs)
+
+
+def best_sizes(work: str) -> tuple[int, int, dict[str, float]]:
+    """Return our tokens and TRL's pairs a micro-batch that are the fastest, and the seconds of all that were tried."""
+    updates = {f"ours, {size} tokens": our_update(size) for size in OUR_TOKENS}
+    updates |= {f"trl, {size} pairs": trl_update(size) for size in TRL_PAIRS}
+    sides = [_side(name, work, update, first_seed=100) for name, update in updates.items()]
+    values = in_turn(sides, num_rounds=TRIED)
+    return (
+        fastest({size: values[f"ours, {size} tokens"] for size in OUR_TOKENS}),
+        fastest({size: values[f"trl, {size} pairs"] for size in TRL_PAIRS}),
+        {name: spread(seconds).median for name, seconds in values.items()},
+    )
+
+
+def measure(work: str, num_rounds: int) -> dict[str, Any]:
+    """Time both sides in turn, each round on fresh pairs; their losses must be the same."""
+    our_tokens, their_pairs, tried = best_sizes(work)
+    losses: dict[str, list[float]] = {"ours": [], "trl": []}
+    updates = {"ours": our_update(our_tokens), "trl": trl_update(their_pairs)}
+    values = in_turn(
+        [_side(name, work, update, losses=losses[name]) for name, update in updates.items()], num_rounds=num_rounds
+    )
+    difference = max(abs(own - their) for own, their in zip(losses["ours"], losses["trl"], strict=True))
+    if difference > 1e-4:  # all steps of Adam apart, on weights that were the same
+        raise RuntimeError(f"{work}: the two sides learn differently; their losses differ by {difference:.2g}")
     return {
-        "ratio": statistics.median(seconds["trl"]) / statistics.median(seconds["ours"]),
-        "ours": statistics.median(seconds["ours"]),
-        "trl": statistics.median(seconds["trl"]),
-        "unit": "s an update",
-        "runs": RUNS,
-        "our_micro_batch_tokens": ours,
-        "trl_micro_batch_pairs": theirs,
-        "largest_difference_of_losses": max(differences),
+        **Paired(values=values, unit="s an update", ratio_of=("trl", "ours")).to_json(),
+        "our_micro_batch_tokens": our_tokens,
+        "trl_micro_batch_pairs": their_pairs,
+        "tried_s": tried,
+        "largest_difference_of_losses": difference,
+        "conditions": conditions(),
     }
 
 
-def _timed(update: Update, pairs: list[dict[str, Any]]) -> tuple[float, float]:
-    start = time.perf_counter()
-    loss = update(pairs)
-    return time.perf_counter() - start, loss
+def _side(name: str, work: str, update: Update, *, first_seed: int = 0, losses: list[float] | None = None) -> Side:
+    """Time the update on the pairs of each round's seed, and keep its losses where a list is given."""
+
+    def seconds(number: int) -> float:
+        pairs = pairs_of(work, first_seed + number)
+        start = time.perf_counter()
+        loss = update(pairs)
+        spent = time.perf_counter() - start
+        if losses is not None:
+            losses.append(loss)
+        return spent
+
+    return Side(name=name, measure=seconds)
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, keep; works that are not asked for keep their last figures."""
     warnings.simplefilter("ignore")
-    with contextlib.redirect_stdout(io.StringIO()):
-        found: dict[str, Any] = {work: measure(work) for work in WORKS}
-    found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
-    table = Table(title=f"DPO, {found['hardware']}; medians", title_justify="left")
-    for heading in ("", "ours", "TRL's", "", "ratio", "wanted"):
-        table.add_column(heading)
-    for work in WORKS:
-        row = found[work]
-        table.add_row(
-            work, f"{row['ours']:.3g}", f"{row['trl']:.3g}", row["unit"], f"{row['ratio']:.3g}", AT_LEAST[work]
-        )
-    Console(width=100).print(table)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preference")
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; without, all")
+    rounds_from(parser, default=ROUNDS)
+    arguments = parser.parse_args()
+    if unknown := [work for work in arguments.works if work not in WORKS]:
+        parser.error(f"there is no {unknown[0]!r}; works are {', '.join(WORKS)}")
+    rows = {}
+    for work in arguments.works or WORKS:
+        with contextlib.redirect_stdout(io.StringIO()):
+            rows[work] = measure(work, arguments.num_rounds)
+        keep(RESULT, {**kept(RESULT), work: rows[work]})
+    show(f"DPO, {machine(conditions())}", rows, AT_LEAST)
 
 
 if __name__ == "__main__":

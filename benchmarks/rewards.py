@@ -1,52 +1,50 @@
 """The math reward through the scorer's workers, against math-verify called one answer after the other.
 
-    python -m benchmarks.rewards
+    make bench-rewards     # or: python -m benchmarks.rewards [--rounds N]
 
 The answers are those of a model that is often right: in groups of eight, most numbers, some fractions, decimals and
 expressions, the wrong ones near the right one. The baseline parses gold and answer and compares them, for each answer,
 as TRL's accuracy reward does.
 """
 
-import json
-import os
-import platform
+import argparse
 import random
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.conditions import conditions, keep, machine
+from benchmarks.turns import Paired, Side, in_turn, rounds_from, show
 from rewards.config import MathRewardConfig
 from rewards.scorer import Scorer
 from rewards.scoring_config import ScoringConfig
 from rewards.types import Attempt
 
-GROUP, NUM_ATTEMPTS, RUNS = 8, 2000, 5
-RESULT = Path(__file__).parent / "results" / "rewards.json"
+GROUP, NUM_ATTEMPTS, WORKERS = 8, 2000, 2
+KINDS = ("large numbers", "small numbers", "decimals", "fractions", "expressions")
 
-T = TypeVar("T")
 Group = tuple[str, list[str]]
 """A gold answer, and the answers to be compared with it."""
+Marks = Sequence[float | bool | None]
+Marking = Callable[[list[Group]], Marks]
+"""Marks all answers of some groups."""
 
 
 def ordinary_groups(seed: int) -> list[tuple[str, Group]]:
     """Return kind and content of groups of worked answers that end in a box, three in four of them right."""
     draw = random.Random(seed)
-    makers: dict[str, Callable[[], Group]] = {
-        "large numbers": lambda: _around(draw, str(draw.randint(-999, 9999))),
-        "small numbers": lambda: _around(draw, f"{draw.randint(1, 99)}"),
-        "decimals": lambda: _around(draw, f"{draw.uniform(0, 100):.2f}"),
-        "fractions": lambda: _fraction(draw),
-        "expressions": lambda: _expression(draw),
-    }
-    kinds = draw.choices(list(makers), [40, 25, 15, 12, 8], k=NUM_ATTEMPTS // GROUP)
-    return [(kind, makers[kind]()) for kind in kinds]
+    makers: tuple[Callable[[], Group], ...] = (
+        lambda: _around(draw, str(draw.randint(-999, 9999))),
+        lambda: _around(draw, f"{draw.randint(1, 99)}"),
+        lambda: _around(draw, f"{draw.uniform(0, 100):.2f}"),
+        lambda: _fraction(draw),
+        lambda: _expression(draw),
+    )
+    made = dict(zip(KINDS, makers, strict=True))
+    kinds = draw.choices(KINDS, [40, 25, 15, 12, 8], k=NUM_ATTEMPTS // GROUP)
+    return [(kind, made[kind]()) for kind in kinds]
 
 
 def one_at_a_time(groups: list[Group]) -> list[bool]:
@@ -67,54 +65,58 @@ def by_workers(groups: list[Group], scorer: Scorer) -> list[float | None]:
     return [score.value for future in futures for score in future.result()]
 
 
-def measure() -> dict[str, object]:
-    """Time both on the same answers, turn about, with fresh answers in each run."""
+def measure(num_rounds: int) -> dict[str, Any]:
+    """Time both in turn, each round on fresh answers: all groups at once, and single groups of each kind."""
     import math_verify  # noqa: F401 - both sides have loaded it before the clock starts
 
-    seconds: dict[str, list[float]] = defaultdict(list)
-    agree: list[float] = []
-    with Scorer([MathRewardConfig()], ScoringConfig(num_workers=2)) as scorer:
-        warm_up = [group for _, group in ordinary_groups(0)[:4]]
-        one_at_a_time(warm_up)
-        by_workers(warm_up, scorer)
-        for run in range(1, RUNS + 1):
-            groups, singles = [group for _, group in ordinary_groups(run)], ordinary_groups(1000 + run)
-            theirs = _timed(seconds["one_at_a_time"], partial(one_at_a_time, groups))
-            ours = _timed(seconds["ours"], partial(by_workers, groups, scorer))
-            agree.append(statistics.fmean(bool(a) == bool(b) for a, b in zip(ours, theirs, strict=True)))
-            for kind, group in singles:
-                _timed(seconds[f"one group of {kind}"], partial(one_at_a_time, [group]))
-                _timed(seconds[f"ours of {kind}"], partial(by_workers, [group], scorer))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    kinds = [name.removeprefix("ours of ") for name in medians if name.startswith("ours of ")]
-    return {
-        "throughput": {
-            "ratio": medians["one_at_a_time"] / medians["ours"],
-            "ours": NUM_ATTEMPTS / medians["ours"],
-            "math_verify": NUM_ATTEMPTS / medians["one_at_a_time"],
-            "unit": "answers a second",
-            "runs": RUNS,
-        },
-        **{
-            f"a group of {kind}": {
-                "ratio": medians[f"one group of {kind}"] / medians[f"ours of {kind}"],
-                "ours": 1000 * medians[f"ours of {kind}"],
-                "math_verify": 1000 * medians[f"one group of {kind}"],
-                "unit": "ms a group of 8",
-                "runs": len(seconds[f"ours of {kind}"]),
-            }
-            for kind in sorted(kinds)
-        },
-        "agreement": min(agree),
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-    }
+    with Scorer([MathRewardConfig()], ScoringConfig(num_workers=WORKERS)) as scorer:
+        markings: dict[str, Marking] = {"ours": lambda groups: by_workers(groups, scorer), "math_verify": one_at_a_time}
+        rows, agreement = _throughput(markings, num_rounds)
+        for kind in KINDS:
+            rows[f"a group of {kind}"] = _single_groups(markings, kind, num_rounds)
+    return {"rows": rows, "agreement": agreement, "num_workers": WORKERS, "conditions": conditions(num_threads=1)}
 
 
-def _timed(seconds: list[float], work: Callable[[], T]) -> T:
+def _throughput(markings: dict[str, Marking], num_rounds: int) -> tuple[dict[str, Any], float]:
+    """Return answers a second, and the smallest share of a round's answers on which both agree."""
+    marks: dict[str, list[Marks]] = defaultdict(list)
+
+    def side(name: str) -> Side:
+        def per_second(number: int) -> float:
+            groups = [group for _, group in ordinary_groups(number)]
+            start = time.perf_counter()
+            marks[name].append(markings[name](groups))
+            return NUM_ATTEMPTS / (time.perf_counter() - start)
+
+        return Side(name=name, measure=per_second)
+
+    values = in_turn([side(name) for name in markings], num_rounds=num_rounds)
+    agree = [
+        fmean(bool(own) == bool(their) for own, their in zip(*both, strict=True))
+        for both in zip(marks["ours"], marks["math_verify"], strict=True)
+    ]
+    paired = Paired(values=values, unit="answers a second", ratio_of=("ours", "math_verify"))
+    return {"throughput": paired.to_json()}, min(agree)
+
+
+def _single_groups(markings: dict[str, Marking], kind: str, num_rounds: int) -> dict[str, Any]:
+    """Return the milliseconds of a group alone: of each round, the median of that kind's groups."""
+
+    def side(name: str) -> Side:
+        def milliseconds(number: int) -> float:
+            groups = [group for found, group in ordinary_groups(1000 + number) if found == kind]
+            return 1000 * median(_seconds(markings[name], group) for group in groups)
+
+        return Side(name=name, measure=milliseconds)
+
+    values = in_turn([side(name) for name in markings], num_rounds=num_rounds)
+    return Paired(values=values, unit=f"ms a group of {GROUP}", ratio_of=("math_verify", "ours")).to_json()
+
+
+def _seconds(marking: Marking, group: Group) -> float:
     start = time.perf_counter()
-    result = work()
-    seconds.append(time.perf_counter() - start)
-    return result
+    marking([group])
+    return time.perf_counter() - start
 
 
 def _attempt(answer: str, gold: str) -> Attempt:
@@ -149,17 +151,12 @@ def _worked(draw: random.Random, answers: list[str]) -> list[str]:
 
 def main() -> None:
     """Measure, print, keep."""
-    found = measure()
-    table = Table(title=f"math reward, {found['hardware']}; medians", title_justify="left")
-    for heading in ("", "ours", "math_verify", "ratio", "unit"):
-        table.add_column(heading)
-    for name, row in found.items():
-        if not isinstance(row, dict):
-            continue
-        table.add_row(name, f"{row['ours']:.4g}", f"{row['math_verify']:.4g}", f"{row['ratio']:.2f}", row["unit"])
-    Console(width=100).print(table)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rewards")
+    rounds_from(parser, default=7)
+    found = measure(parser.parse_args().num_rounds)
+    keep("rewards.json", found)
+    show(f"math reward, {WORKERS} workers, {machine(found['conditions'])}", found["rows"])
+    print(f"both agree on {100 * found['agreement']:.2f} % of the answers at least")
 
 
 if __name__ == "__main__":

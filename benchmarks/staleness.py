@@ -7,9 +7,6 @@ at most, and takes the exam: a table, and `benchmarks/results/staleness.json`. A
 2410.18252, in small.
 """
 
-import json
-import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,11 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.conditions import conditions, keep, kept
 from benchmarks.runs import RUNS, begin_anew, exam_of, steps_of
 
 RECIPE = Path("configs/online_dpo.yaml")
-RESULT = Path(__file__).parent / "results" / "staleness.json"
+RESULT = "staleness.json"
 STALENESS = (0, 1, 4, 8)
 STEPS = 40
 METHODS: dict[str, dict[str, Any]] = {
@@ -59,12 +57,14 @@ def run(method: str, staleness: int) -> dict[str, float]:
 
 def main(*chosen: str) -> None:
     """Run, print, keep; what is not asked for keeps its last figures."""
-    found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    found = kept(RESULT)
     for staleness in map(int, chosen) if chosen else STALENESS:
         for method in METHODS:
-            found.setdefault(method, {})[str(staleness)] = run(method, staleness)
-            found["hardware"] = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
-            RESULT.write_text(json.dumps(found, indent=2) + "\n")
+            found.setdefault(method, {})[str(staleness)] = {
+                **run(method, staleness),
+                "conditions": conditions(num_threads=1),
+            }
+            keep(RESULT, found)
     table = Table(title=f"Exam after {STEPS} updates, % [95 %]", title_justify="left")
     for heading in ("versions old at most", *METHODS):
         table.add_column(heading)

@@ -1,12 +1,15 @@
 """Whole steps of GRPO with generation, ours and TRL's, on the same model, prompts and lengths.
 
-    python -m benchmarks.whole_step compare TRL_SIZE     # as JSON
+    python -m benchmarks.whole_step TRL_SIZE [--rounds N]     # as JSON
 
 A model of 5 M parameters answers 4 prompts of 256 tokens 8 times each, and ends its turn with odds of 1 to 60 at each
 token, 256 at most, which makes lengths with a heavy tail. Ours is a recipe, run as any other: answers by vLLM, weights
 to it after each step, rewards in a process of their own. TRL generates by transformers; its vLLM wants a GPU.
+
+A round is a run of each, with a median of its steps: what of ours takes part has started anew then, and so has TRL's.
 """
 
+import argparse
 import json
 import math
 import random
@@ -22,11 +25,14 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.learner import CPU, GROUP, GROUPS, VOCAB
+from benchmarks.conditions import conditions
+from benchmarks.turns import Paired, Side, in_turn, rounds_from
+from benchmarks.updates import CPU, GROUP, GROUPS, VOCAB
 from examples.arithmetic.base_model import make_tokenizer
 
 PROMPT_TOKENS, MOST_TOKENS, MEAN_TOKENS = 256, 256, 60
-WARM_UP, RUNS = 2, 7
+WARM_UP, STEPS = 2, 3
+"""Of each run: steps that are not timed, and those that are."""
 LEARNING_RATE = 1e-6
 
 
@@ -69,16 +75,16 @@ def prompts(folder: Path, num: int) -> list[list[dict[str, str]]]:
     return [asked(PROMPT_TOKENS - around) for _ in range(num)]
 
 
-def ours(folder: Path) -> tuple[list[float], float]:
-    """Return the seconds of our steps, and the mean length of an answer."""
-    rows = [{"prompt": prompt, "answer": ""} for prompt in prompts(folder, GROUPS * (WARM_UP + RUNS))]
+def our_steps(folder: Path, name: str) -> tuple[list[float], float]:
+    """Return the seconds of our steps in a run of that name, and the mean length of an answer."""
+    rows = [{"prompt": prompt, "answer": ""} for prompt in prompts(folder, GROUPS * (WARM_UP + STEPS))]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     stage = {
         "kind": "grpo",
         "prompts": str(folder / "rows.jsonl"),
         "rewards": [{"import_path": "benchmarks.whole_step:is_even", "gold_value": None}],
         "sampling": {"max_tokens": MOST_TOKENS},
-        "num_steps": WARM_UP + RUNS,
+        "num_steps": WARM_UP + STEPS,
         "prompts_per_step": GROUPS,
         "group_size": GROUP,
         "micro_batch_tokens": 2048,
@@ -87,11 +93,11 @@ def ours(folder: Path) -> tuple[list[float], float]:
         "checkpoint": {"every_steps": 0},
     }
     engine = {"type": "vllm", "max_model_tokens": PROMPT_TOKENS + MOST_TOKENS}
-    recipe = {"name": "whole-step", "model": str(folder), "engine": engine, "stages": {"grpo": stage}}
+    recipe = {"name": name, "model": str(folder), "engine": engine, "stages": {"grpo": stage}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     command = [sys.executable, "-m", "pipeline.cli", "run", str(folder / "recipe.yaml"), "--runs", str(folder / "runs")]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    lines = (folder / "runs/whole-step/grpo/latest/metrics.jsonl").read_text().splitlines()[WARM_UP:]
+    lines = (folder / "runs" / name / "grpo/latest/metrics.jsonl").read_text().splitlines()[WARM_UP:]
     found = [json.loads(line) for line in lines]
     seconds = [sum(value for name, value in row.items() if name.startswith("time/")) for row in found]
     return seconds, statistics.fmean(row["rollout/length/mean_tokens"] for row in found)
@@ -119,7 +125,7 @@ def trl_steps(folder: Path, size: int) -> tuple[list[float], float]:
         gradient_accumulation_steps=GROUPS * GROUP // size,
         num_generations=GROUP,
         max_completion_length=MOST_TOKENS,
-        max_steps=WARM_UP + RUNS,
+        max_steps=WARM_UP + STEPS,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         beta=0.0,
@@ -137,7 +143,7 @@ def trl_steps(folder: Path, size: int) -> tuple[list[float], float]:
         model=transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         reward_funcs=[is_even],
         args=arguments,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts(folder, GROUPS * (WARM_UP + RUNS))]),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts(folder, GROUPS * (WARM_UP + STEPS))]),
         processing_class=transformers.AutoTokenizer.from_pretrained(folder),
         callbacks=[Clock()],
     )
@@ -146,24 +152,43 @@ def trl_steps(folder: Path, size: int) -> tuple[list[float], float]:
     return seconds[WARM_UP:], statistics.fmean(lengths[WARM_UP:])
 
 
-def compare(size: int) -> dict[str, Any]:
-    """Time both, one after the other."""
+def compare(size: int, num_rounds: int) -> dict[str, Any]:
+    """Time runs of both in turn."""
+    lengths: dict[str, list[float]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder)
-        own, own_tokens = ours(folder)
-        theirs, their_tokens = trl_steps(folder, size)
+
+        def ours(number: int) -> float:
+            seconds, tokens = our_steps(folder, f"whole-step-{number}")
+            lengths["ours"].append(tokens)
+            return statistics.median(seconds)
+
+        def trl(number: int) -> float:
+            seconds, tokens = trl_steps(folder, size)
+            lengths["trl"].append(tokens)
+            return statistics.median(seconds)
+
+        sides = [Side(name="ours", measure=ours), Side(name="trl", measure=trl)]
+        values = in_turn(sides, num_rounds=num_rounds, num_warm_up=0)  # each run has its own
     return {
-        "ratio": statistics.median(theirs) / statistics.median(own),
-        "ours": statistics.median(own),
-        "trl": statistics.median(theirs),
-        "unit": "s a step",
-        "runs": RUNS,
-        "mean_answer_tokens": {"ours": own_tokens, "trl": their_tokens},
+        **Paired(values=values, unit="s a step", ratio_of=("trl", "ours")).to_json(),
+        "steps_timed": STEPS,
+        "mean_answer_tokens": {side: statistics.fmean(tokens) for side, tokens in lengths.items()},
         "trl_micro_batch_size": size,
+        "conditions": conditions(),
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Compare, and print JSON."""
     warnings.simplefilter("ignore")
-    print(json.dumps(compare(int(sys.argv[2]))))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_step")
+    parser.add_argument("trl_size", metavar="TRL_SIZE", type=int, help="completions in a micro-batch of TRL's")
+    rounds_from(parser, default=5)
+    arguments = parser.parse_args()
+    print(json.dumps(compare(arguments.trl_size, arguments.num_rounds)))
+
+
+if __name__ == "__main__":
+    main()
