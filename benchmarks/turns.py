@@ -38,7 +38,10 @@ class Spread:
     """The largest."""
 
     def __str__(self) -> str:
-        return f"{self.median:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        middle, low, high = (
+            f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (self.median, self.low, self.high)
+        )
+        return f"{middle} [{low}, {high}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

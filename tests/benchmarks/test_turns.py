@@ -61,6 +61,7 @@ def test_a_spread_is_the_median_and_the_range() -> None:
     found = spread([5.0, 1.0, 2.0, 10.0])
     assert (found.median, found.low, found.high) == (3.5, 1.0, 10.0)  # the mean of 2 and 5
     assert str(found) == "3.5 [1, 10]"
+    assert str(spread([0.12345, 99.96, 8526.1])) == "100 [0.123, 8,526]"
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians() -> None:
