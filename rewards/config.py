@@ -179,11 +179,15 @@ class CodeRewardConfig(RewardConfigBase):
 
     type: Literal["code"] = "code"
     tests_column: str = "tests"
-    """Column with the tests: asserts, `{input, output}` of whole programs, or both lists as JSON."""
+    """Column with the tests: asserts, `{input, output}` of whole programs, or both lists as JSON; with `fn_name` they
+    are arguments and results of that function."""
     setup_column: str | None = None
-    """Column with Python to execute before each assert, such as imports."""
+    """Column with Python to execute before the program and its tests, such as imports."""
     entry_point_column: str | None = None
-    """Column with the name of the function to hand to a test's own `check(candidate)`."""
+    """Column with the name of the function to hand to a test's own `check(candidate)`, or that `testtype: functional`
+    calls."""
+    compare: Literal["tokens", "exact"] = "tokens"
+    """How outputs are compared: word by word, numbers by value, or to the last character."""
     parses: float = Field(default=0.1, ge=0, le=1)
     """Credit for a program that parses."""
     runs: float = Field(default=0.1, ge=0, le=1)

@@ -67,6 +67,8 @@ class Trial:
     """One fresh process for the code."""
 
     source: str
+    setup: str = ""
+    """Python to execute before, in the same namespace; where it needs what the code defines, after it instead."""
     input: str = ""
     """Its standard input."""
     check: str = ""

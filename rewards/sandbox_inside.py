@@ -138,6 +138,7 @@ def run(trial: dict[str, Any]) -> None:
     sys.modules[trial["name"]] = module
     sys.stdin = sys.__stdin__ = os.fdopen(0)  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+    check = f"{set_up(trial['setup'], module.__dict__)}\n{trial['check']}"
     try:
         exec(code, module.__dict__)
     except SystemExit as left:
@@ -146,11 +147,23 @@ def run(trial: dict[str, Any]) -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    exec(compile(trial["check"], "check.py", "exec"), module.__dict__)
+    exec(compile(check, "check.py", "exec"), module.__dict__)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.__stdout__):
         with contextlib.suppress(ValueError):  # closed
             stream.flush()
+
+
+def set_up(text: str, namespace: dict[str, Any]) -> str:
+    """Execute what is to be there before the code; return it where that fails, for then it needs what the code defines.
+
+    So the `List` of an annotation is there, and a test's own objects of the program's classes can be made, too.
+    """
+    try:
+        exec(compile(text, "setup.py", "exec"), namespace)
+    except Exception:
+        return text
+    return ""
 
 
 def set_limits(order: dict[str, Any]) -> None:

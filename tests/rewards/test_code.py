@@ -119,7 +119,9 @@ def test_an_unknown_rule_is_refused_when_the_reward_is_loaded():
     ("text", "program"),
     [
         ("```python\nx = 1\n```", "x = 1\n"),
-        ("```py\nx = 1\n```\nbetter:\n```\nx = 2\n```", "x = 2\n"),
+        ("```\nx = 1\n```\nbetter:\n```\nx = 2\n```", "x = 2\n"),
+        ("```py\nx = 1\n```\nIt prints:\n```\n1\n```\nRun it:\n```sh\npython a.py\n```", "x = 1\n"),
+        ("```Python3\nx = 1\n```\n```{.python}\nx = 2\n```\n```pycon\n>>> x\n```", "x = 2\n"),
         ("```python\nx = 1\n```\nIt prints:\n```text\n1\n```", "x = 1\n"),
         ("x = 1", "x = 1"),
         ("```python\nnever closed", "```python\nnever closed"),
@@ -138,7 +140,11 @@ def test_the_last_fenced_block_of_python_is_the_program(text, program):
     [
         ([], "holds no tests"),
         ([3], "has an input and an output; this one is 3"),
-        ({"inputs": [], "outputs": [], "fn_name": "f"}, "must be given as asserts"),
+        ({"inputs": [], "outputs": [], "fn_name": "f"}, "holds no tests"),
+        ({"inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs have 2 outputs"),
+        ({"inputs": ["1 2"], "outputs": ["3"], "fn_name": "f"}, "one a line as JSON; this one is '1 2'"),
+        ({"inputs": [[1]], "outputs": [[3]], "fn_name": "f()"}, "no function's name"),
+        ([{"input": "1", "output": "1", "testtype": "functional"}], "as fn_name, or in entry_point_column"),
         ({"inputs": "12", "outputs": "12"}, "are lists, one a test"),
         ([{"input": "1", "output": None}], "are text; this one is None"),
         ("", "tests nothing"),
@@ -166,10 +172,11 @@ def test_test_functions_that_nobody_calls_are_called():
     assert marks(fenced(RIGHT), fenced("def double(x): return 7"), row={"tests": tests}) == pytest.approx([1.0, 0.2])
 
 
-def test_spaces_at_the_start_of_a_line_are_output_and_other_separators_end_no_line():
+def test_spaces_count_where_outputs_are_compared_exactly_and_only_newlines_end_lines():
     tests = [{"input": "", "output": " *\n***\n"}]
-    found = marks(fenced("print(' *\\n***  \\n')"), fenced("print('*\\n***')"), row={"tests": tests})
-    assert found == pytest.approx([1.0, 0.2])
+    programs = fenced("print(' *\\n***')"), fenced("print('*\\n***')"), fenced("print(' *\\n***  ')")
+    assert marks(*programs, row={"tests": tests}, compare="exact") == pytest.approx([1.0, 0.2, 0.2])
+    assert marks(*programs, row={"tests": tests}) == [1.0, 1.0, 1.0]
     assert marks(fenced(r"print('1\x0c2')"), row={"tests": [{"input": "", "output": "1\n2"}]}) == pytest.approx([0.2])
 
 
@@ -206,3 +213,91 @@ def test_all_rules_may_have_one_price_and_a_rule_by_its_old_name_is_refused():
     )
     with pytest.raises(RewardError, match="remapped"):
         build(CodeRewardConfig(sandbox=SANDBOX, deduct={"PGH001": 0.1}))
+
+
+SOLUTION = "class Solution:\n    def add(self, a: List[int], b: int) -> Optional[int]:\n        return sum(a) + b"
+FUNCTION = "def add(a, b):\n    return sum(a) + b"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        {"fn_name": "add", "inputs": ["[1, 2]\n3", "[]\n-1\n"], "outputs": ["6", "-1"]},
+        {"fn_name": "add", "inputs": [[[1, 2], 3], [[], -1]], "outputs": [6, -1]},
+        json.dumps({"fn_name": "add", "inputs": [[[1, 2], 3], [[], -1]], "outputs": [[6], [-1]]}),
+        [
+            {"input": "[1, 2]\n3", "output": "6", "testtype": "functional", "metadata": {"func_name": "add"}},
+            {"input": "[]\n-1", "output": "-1", "testtype": "functional", "metadata": '{"func_name": "add"}'},
+        ],
+    ],
+    ids=["LiveCodeBench", "values", "APPS", "DeepCoder"],
+)
+def test_functions_and_methods_are_called_by_name(tests):
+    wrong = "def add(a, b):\n    return max(a, default=b) + b"
+    talks = "print('result: 6')\ndef add(a, b):\n    print(a)\n    return sum(a) + b\nprint('ready')"
+    tells = "def add(a, b):\n    print(sum(a) + b)"
+    programs = [SOLUTION, FUNCTION, talks, wrong, tells, "def sub(a, b):\n    return 6"]
+    found = marks(*map(fenced, programs), row={"tests": tests})
+    assert found == pytest.approx([1.0, 1.0, 1.0, 0.2, 0.2, 0.2])
+
+
+def test_the_entry_point_s_column_names_the_function_too():
+    tests = [{"input": "[1]\n3", "output": "4", "testtype": "functional"}]
+    row = {"tests": tests, "f": "add"}
+    assert marks(fenced(SOLUTION), row=row, entry_point_column="f") == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("returns", "output", "mark"),
+    [
+        ("(1, (2, 3))", "[1, [2, 3]]", 1.0),
+        ("1 / 6", "0.16667", 1.0),
+        ("'abc'", '"abc"', 1.0),
+        ("'abc'", "abc", 1.0),
+        ("'12'", "12", 1.0),
+        ("{1: 2}", '{"1": 2}', 1.0),
+        ("10 ** 5000", "1" + "0" * 5000, 1.0),
+        ("float('nan')", "NaN", 1.0),
+        ("type('Array', (), {'tolist': lambda self: [1]})()", "[1]", 1.0),
+        ("[1]", [1], 1.0),
+        ("None", "null", 1.0),
+        ("1", "[1]", 0.2),
+        ("{1, 2}", "[1, 2]", 0.2),
+        ("object()", "null", 0.2),
+        ("2.0000001", "2", 0.2),
+        ("'[1]'", "[1]", 0.2),
+    ],
+)
+def test_what_a_function_returns_is_compared_as_a_value(returns, output, mark):
+    tests = {"fn_name": "f", "inputs": [[]], "outputs": [output]}
+    assert marks(fenced(f"def f():\n    return {returns}"), row={"tests": tests}) == pytest.approx([mark])
+
+
+def test_a_result_that_is_forged_is_right_only_where_it_is_right():
+    forges = "import atexit\natexit.register(print, '\\x1eresult of the call: 7')\n"
+    tests = {"fn_name": "f", "inputs": [[], []], "outputs": [7, 8]}
+    assert marks(fenced(forges + "def f(): return 0"), row={"tests": tests}) == pytest.approx([0.2 + 0.8 / 2])
+
+
+def test_what_is_set_up_is_there_before_the_program():
+    annotated = "def double(x: List[int]) -> List[int]:\n    return x + x"
+    row = {"tests": ["assert double([1]) == [1, 1]"], "setup": "from typing import List"}
+    assert marks(fenced(annotated), row=row, setup_column="setup") == [1.0]
+    assert marks(fenced("from __future__ import annotations\n" + annotated), row=row, setup_column="setup") == [1.0]
+    whole = {"tests": [{"input": "", "output": "[1]"}], "setup": "from typing import List"}
+    assert marks(fenced("x: List[int] = [1]\nprint(x)"), row=whole, setup_column="setup") == [1.0]
+
+
+def test_what_is_set_up_may_need_the_program():
+    node = "class Node:\n    def __init__(self, x):\n        self.x = x\ndef double(node):\n    return 2 * node.x"
+    row = {"tests": ["assert double(root) == 6"], "setup": "root = Node(3)"}
+    assert marks(fenced(node), row=row, setup_column="setup") == [1.0]
+    with pytest.raises(ValueError, match="set-up 'import' is no Python"):
+        marks(fenced(node), row={**row, "setup": "import"}, setup_column="setup")
+    assert marks(fenced(RIGHT), row={"tests": ASSERTS, "setup": None}, setup_column="setup") == [1.0]
+
+
+def test_numbers_that_programs_print_are_compared_by_value():
+    thirds = [{"input": "", "output": "0.333333333333 2.50\n"}]
+    found = marks(fenced("print(1 / 3, 2.5)"), fenced("print(0.33, 2.5)"), row={"tests": thirds})
+    assert found == pytest.approx([1.0, 0.2])
