@@ -1,8 +1,8 @@
 """Is what a program printed, or a function returned, what a test wants? Numbers by value, all else letter by letter.
 
 As in LiveCodeBench (Jain et al. 2024, arXiv 2403.07974) outputs are compared line by line, and numbers as decimals of
-any size: 2.5 is 2.50, and 50000000000000000 is not 50000000000000001. What differs from it: any number of spaces may lie
-between words, decimals may be off by what rounding and binary fractions do to them, and 007 is not 7.
+any size: 2.5 is 2.50, and 50000000000000000 is not 50000000000000001. What differs from it: any number of spaces may
+lie between words, decimals may be off by what rounding and binary fractions do to them, and 007 is not 7.
 """
 
 import json

@@ -200,4 +200,5 @@ class WeightSyncConfig(_Config):
     """How weights travel: as files; opened where they are, by an engine on the learner's GPU; or sent, by NCCL between
     GPUs and gloo between CPUs. By default what fits where the engines are."""
     folder: str | None = Field(default=None, min_length=1)
-    """Where `shared_memory` puts its files; by default shared memory, of which a container may have little."""
+    """Where `shared_memory` puts its files, made where it is not there; by default shared memory, of which a container
+    may have little."""

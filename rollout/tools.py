@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rewards.types import Message, RewardError
+from rollout.tool_results import told
 
 _CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
@@ -52,8 +53,7 @@ class Tools:
             name, arguments = asked["name"], asked.get("arguments", {})
             if name not in self._functions:
                 raise LookupError(f"there is no tool {name!r}; there are {sorted(self._functions)}")
-            result = self._functions[name](**arguments)
-            content = result if isinstance(result, str) else json.dumps(result)
+            content = told(self._functions[name](**arguments))
         except (Exception, SystemExit) as error:
             content = f"error: {type(error).__name__}: {error}"
         return {"role": "tool", "name": str(name), "content": content}

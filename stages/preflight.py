@@ -1,6 +1,7 @@
 """What can be known to be wrong before anything heavy starts: the model's folder, data, lengths, exams."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts, read: ReadOnc
             if isinstance(stage, AnsweringStageConfig):
                 stage.check_rewards()
                 yield from _check_sleep(name, stage, facts.engine)
+                yield from _check_sync_folder(name, stage)
                 yield from _about_models(name, stage)
             stage.check_inputs({role: stages[source] for role, source in stage.inputs().items()})
             for role, data in stage.datasets().items():
@@ -93,6 +95,16 @@ def _check_sleep(name: str, stage: StageConfig, engine: EngineConfig) -> Iterato
             f"stage {name!r}: engine.sleep gives the GPU to the learner while it works, but with max_staleness above 0 "
             "the engine works then too; set max_staleness: 0, or leave out engine.sleep"
         )
+
+
+def _check_sync_folder(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:
+    if stage.sync.folder is None:
+        return
+    folder = Path(stage.sync.folder).absolute()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "is no folder" if not there.is_dir() else "cannot be written to"
+        yield f"stage {name!r}: sync.folder {stage.sync.folder} cannot be had: {there} {what}; name another, or none"
 
 
 def _about_models(name: str, stage: AnsweringStageConfig) -> Iterator[Problem]:

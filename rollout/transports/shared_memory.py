@@ -79,6 +79,15 @@ class _LockedFolder:
     """A folder of this process alone. The lock on it falls when the process dies, however it dies."""
 
     def __init__(self, parent: Path) -> None:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            self._take(parent)
+        except OSError as error:
+            raise RolloutError(
+                f"weights cannot be put into {parent} ({error}); name a folder that can be written to in sync.folder"
+            ) from error
+
+    def _take(self, parent: Path) -> None:
         for left in parent.glob(f"{_PREFIX}*"):
             _remove_if_unlocked(left)
         for _ in range(_TRIES):

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from stages.base import StageContext, StageError
 from stages.grpo.advantages import advantages_of
 from stages.grpo.batch import TrainingBatch, make_batch
 from stages.grpo.config import GRPOStage
+from stages.grpo.no_signal import no_signal
 
 logger = logging.getLogger(__name__)
 
@@ -94,20 +94,6 @@ def ask_ahead(config: GRPOStage, stream: GroupStream, step: int, *, at_least: in
     steps = min(config.max_staleness + 1, config.num_steps - step)
     wanted = config.prompts_per_step * (steps - 1) + at_least
     stream.request(max(0, wanted - stream.num_ahead), step + 1)
-
-
-def no_signal(groups: Sequence[RolloutGroup], config: GRPOStage, file: Path) -> StageError:
-    """Return the error of a step that has nothing to learn from; its groups are in ``file``."""
-    causes = Counter(rollout.score.cause for group in groups for rollout in group.rollouts)
-    why = "the task is too hard, too easy, or the reward is blind"
-    if "ok" not in causes:
-        counted = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-        meaning = "; a reward that returns None is not_applicable" if "not_applicable" in causes else ""
-        why = f"no answer has a value ({counted}{meaning})"
-    return StageError(
-        f"{config.max_empty_batches + 1} batches in a row held no group whose answers differ in reward, so there is "
-        f"nothing to learn from: {why}. Read {file}, then change prompts or rewards"
-    )
 
 
 def rollout_file(context: StageContext, step: int) -> Path:

@@ -251,6 +251,13 @@ def test_a_missing_data_file_and_a_missing_column(tmp_path: Path, recipe: dict[s
     )
 
 
+def test_a_folder_for_weights_is_made_or_refused(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    recipe["stages"]["grpo"]["sync"] = {"folder": str(tmp_path / "not" / "there")}
+    assert check(tmp_path, recipe).returncode == 0
+    (tmp_path / "not").write_text("a file")
+    assert_refused(check(tmp_path, recipe), tmp_path, f"cannot be had: {tmp_path / 'not'} is no folder; name another")
+
+
 SUMS = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(9)]
 PROGRAMS = [{"prompt": f"Print {n}.", "tests": [{"input": "", "output": str(n)}], "answer": None} for n in range(3)]
 

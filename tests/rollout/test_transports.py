@@ -261,3 +261,12 @@ def test_a_handle_of_a_tensor_on_a_gpu_is_plain_and_opens_as_torch_would_open_it
     json.dumps({name: part.hex() if isinstance(part, bytes) else part for name, part in handle.items()})
     cuda_ipc.opened(handle, torch.device("cuda", 1))
     assert opened == {**made, "tensor_size": [3, 2], "tensor_stride": [2, 1], "storage_device": 1}
+
+
+def test_a_folder_for_weights_that_is_not_there_is_made(tmp_path: Path) -> None:
+    transport = SharedMemory(tmp_path / "not" / "there")
+    assert transport._folder.path.parent == tmp_path / "not" / "there"
+    transport.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RolloutError, match=r"cannot be put into .*/file .*; name a folder .* in sync\.folder"):
+        SharedMemory(tmp_path / "file")

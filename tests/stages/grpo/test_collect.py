@@ -86,7 +86,7 @@ def test_a_run_without_any_value_is_not_called_too_hard(tmp_path: Path) -> None:
         score = Score(value=None, cause="not_applicable")
         return [replace(g, rollouts=[replace(rollout, score=score) for rollout in g.rollouts]) for g in groups]
 
-    with pytest.raises(StageError, match=r"no answer has a value \(6 not_applicable; a reward that returns None"):
+    with pytest.raises(StageError, match=r"no answer has a value \(6 not_applicable\): no reward applies"):
         collect(config, context, stream, step=0, adjusted=unmarked)
 
 
