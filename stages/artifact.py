@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,6 +29,16 @@ class Probe(BaseModel):
     token_ids: list[list[int]]
     logprobs: list[list[float]]
     """Of tokens 1..T-1 of each sequence, in nats."""
+
+
+class ScoreProbe(BaseModel):
+    """Conversations with the scores that the saved reward model gave them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    conversations: list[list[dict[str, Any]]]
+    """Each a list of messages."""
+    scores: list[float]
 
 
 class Manifest(BaseModel):
@@ -59,13 +69,17 @@ class Manifest(BaseModel):
     adapter: Literal["none", "merged"] = "none"
     """`merged`: a low-rank adapter was trained and added to the weights; it lies beside them in `adapter/`."""
     probe: Probe | None = None
+    score_probe: ScoreProbe | None = None
+    """Of a reward model."""
+    moved: dict[str, float] = {}
+    """By how much each step of the hand-over moved a value of the probe at most, in nats or units of the score."""
 
 
 def write(
     context: StageContext, fill: Callable[[Path], None], describe: Callable[[Mapping[str, str]], Manifest]
 ) -> Path:
     """Have ``fill`` write the files, add the manifest that ``describe`` makes of their hashes, and publish both."""
-    temporary = context.output.with_name(".output.writing")
+    temporary = writing(context)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     fill(temporary)
@@ -73,6 +87,11 @@ def write(
     (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     checkpoints.publish(temporary, context.output)
     return context.output
+
+
+def writing(context: StageContext) -> Path:
+    """Return where the files of a stage's output lie until they are published."""
+    return context.output.with_name(".output.writing")
 
 
 def read(folder: Path, kind: Kind) -> Manifest:

@@ -1,8 +1,7 @@
-"""Policies: loaded with every check that the hand-over asks for, and saved so that the next stage can check again."""
+"""Policies: loaded with every check that the hand-over asks for."""
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,10 @@ from typing import Any
 import peft
 import torch
 import transformers
-from accelerate.utils import extract_model_from_parallel
 
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
-from stages.data.config import DataSetConfig
-from stages.data.rows import fingerprint
 from stages.generation_config import savable
 from stages.logprobs import sequence_logprobs
 from stages.model_folder import (
@@ -26,15 +22,13 @@ from stages.model_folder import (
     read_model_config,
     weight_files,
 )
+from stages.proof import EXACT, differences
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NUMBERS_OF_DROPOUT = ("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop")
 """Attributes by which modules of transformers' drop something without a module for it."""
-PROBE_TOLERANCE = 1e-3
-"""How far a probe token's log-probability may move between saving and loading, in nats, in any precision: on both
-sides the weights are rounded and the computation is float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,53 +154,6 @@ def load_weights(model: Any, folder: Path) -> None:
     model.load_state_dict(saved.state_dict())
 
 
-def save_policy(
-    context: StageContext,
-    policy: Policy,
-    *,
-    version: int,
-    data: Sequence[tuple[str, DataSetConfig]],
-    probes: Sequence[Sequence[int]],
-) -> Path:
-    """Publish the policy as this stage's output. An adapter is merged into the weights, and kept beside them."""
-    model, adapted = policy.model, isinstance(policy.model, peft.PeftModel)
-
-    def fill(folder: Path) -> None:
-        nonlocal model
-        if adapted:
-            for config in model.peft_config.values():  # PEFT writes sets in the order of this process's hashes
-                vars(config).update({key: sorted(value) for key, value in vars(config).items() if type(value) is set})
-            model.save_pretrained(folder / "adapter")
-            model = model.merge_and_unload()
-        model = extract_model_from_parallel(model, keep_fp32_wrapper=False)  # autocast ends with the training
-        cast_parameters(model, DTYPES[context.facts.precision])
-        model.config.use_cache = True
-        model.save_pretrained(folder)
-        policy.tokenizer.save_pretrained(folder)
-
-    def describe(files: Any) -> Manifest:
-        sequences = artifact.probe_sequences(probes)
-        cast_parameters(model, torch.float32)  # rounded by now, as whoever loads them will compute with them
-        return Manifest(
-            kind="model",
-            stage=context.name,
-            fingerprint=context.fingerprint,
-            files=dict(files),
-            data={role: fingerprint(config) for role, config in data},
-            code=artifact.code_versions(),
-            version=version,
-            dtype=context.facts.precision,
-            eos_ids=list(policy.eos_ids),
-            chat_template_sha256=_template_digest(policy.tokenizer),
-            started_from=policy.weights_sha256,
-            weights_sha256=artifact.weights_digest(context.output.with_name(".output.writing")),
-            adapter="merged" if adapted else "none",
-            probe=Probe(token_ids=sequences, logprobs=sequence_logprobs(model, sequences)),
-        )
-
-    return artifact.write(context, fill, describe)
-
-
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast what is learned, in place, and no buffer: a rotary table that was rounded once is another model."""
     for parameter in model.parameters():
@@ -230,7 +177,7 @@ def verify_files(folder: Path, tokenizer: Any, facts: RunFacts) -> Manifest:
     """
     manifest = artifact.read(folder, "model")
     _require_same(folder, manifest, "precision", manifest.dtype, facts.precision)
-    _require_same(folder, manifest, "chat template", manifest.chat_template_sha256, _template_digest(tokenizer))
+    _require_same(folder, manifest, "chat template", manifest.chat_template_sha256, template_digest(tokenizer))
     return manifest
 
 
@@ -240,10 +187,10 @@ def _verify(policy: Policy, manifest: Manifest) -> None:
     _require_same(folder, manifest, "weights", manifest.weights_sha256, policy.weights_sha256)
     if manifest.probe is not None:
         drift = probe_drift(policy, manifest.probe)
-        if not drift <= PROBE_TOLERANCE:
+        if not drift <= EXACT:
             raise StageError(
                 f"the policy loaded from {policy.folder} is not the one that stage {manifest.stage!r} saved: a probe "
-                f"token's log-probability moved by {drift:.3g} nats (limit {PROBE_TOLERANCE:g})"
+                f"token's log-probability moved by {drift:.3g} nats (limit {EXACT:g})"
             )
         logger.info("hand-over from %s verified; largest drift on its probe %.2g nats", manifest.stage, drift)
 
@@ -258,9 +205,7 @@ def _require_same(folder: Path, manifest: Manifest, what: str, handed_over: Any,
 
 def probe_drift(policy: Policy, probe: Probe) -> float:
     """Return the largest difference on a probe token between now and when the artifact was saved, in nats."""
-    now = sequence_logprobs(policy.model, probe.token_ids)
-    pairs = [(a, b) for row, saved in zip(now, probe.logprobs, strict=True) for a, b in zip(row, saved, strict=True)]
-    return max((abs(a - b) for a, b in pairs), default=0.0)
+    return max(differences(probe.logprobs, sequence_logprobs(policy.model, probe.token_ids)), default=0.0)
 
 
 def _eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
@@ -268,7 +213,7 @@ def _eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({*generation_eos_ids(folder), tokenizer.eos_token_id}))
 
 
-def _template_digest(tokenizer: Any) -> str:
+def template_digest(tokenizer: Any) -> str:
     """Return the hash of a template, or of several by their names, whatever their order."""
     template = tokenizer.chat_template
     if isinstance(template, dict):

@@ -29,8 +29,9 @@ from stages.grpo.config import GRPOStage
 from stages.grpo.hints import hinting
 from stages.grpo.learner import Learner
 from stages.grpo.ranks import Ranks, follow
+from stages.hand_over import save_policy
 from stages.metrics import Clock
-from stages.models import load_policy, save_policy
+from stages.models import load_policy
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def run(config: GRPOStage, context: StageContext) -> StageResult:
         version=step,
         data=[("prompts", config.prompts)],
         probes=[prompt.token_ids for prompt in questions[:NUM_HANDED_OVER]],
+        live=learner.logprobs,
     )
     learner.ranks.close()
     return StageResult(metrics={"train/steps": step, "rollout/prompts_taken": prompts.num_taken})

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from stages.base import StageContext, StageResult
 from stages.evaluate.early_stop import open_early_stop
-from stages.models import load_policy, save_policy, without_dropout
+from stages.hand_over import save_policy
+from stages.models import load_policy, without_dropout
 from stages.preference.config import PreferenceStage
 from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import MonitorCallback

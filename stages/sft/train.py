@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from stages.base import StageContext, StageResult
 from stages.data.rows import Row, load_rows
-from stages.models import Policy, load_policy, save_policy
+from stages.hand_over import save_policy
+from stages.models import Policy, load_policy
 from stages.params import lora_config
 from stages.sft.config import SFTStage
 from stages.trainer import train, trainer_arguments

@@ -13,8 +13,9 @@ from transformers import GenerationConfig
 
 from stages import artifact
 from stages.base import StageError
+from stages.hand_over import save_policy
 from stages.logprobs import sequence_logprobs
-from stages.models import load_policy, probe_drift, save_policy
+from stages.models import load_policy, probe_drift
 from stages.params import lora_config, weights
 from stages.training import LoraParams
 from tests.models import tiny_model, write_tiny_model
@@ -67,10 +68,10 @@ def test_temperature_divides_the_logits() -> None:
 def test_a_probe_that_no_longer_reproduces_stops_the_hand_over(tmp_path: Path) -> None:
     context = make_context(tmp_path, write_tiny_model(tmp_path / "base"))
     policy = load_policy(context)
+    probe = sequence_logprobs(policy.model, SEQUENCES[1:])[0][0]
     save_policy(context, policy, version=0, data=[], probes=SEQUENCES)
     manifest = context.output / "manifest.json"
     text = manifest.read_text()
-    probe = sequence_logprobs(policy.model, SEQUENCES[1:])[0][0]
     assert str(probe)[:8] in text
     manifest.write_text(text.replace(str(probe)[:8], str(probe - 1)[:8]))
     with pytest.raises(
