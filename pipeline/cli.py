@@ -227,12 +227,11 @@ def _require_run(folder: RunFolder) -> None:
 
 def _ray(config: RunConfig, folder: RunFolder) -> "RayProcess":
     """Return where stages run; Ray starts with the first."""
-    import os
-
+    from pipeline.cluster import cluster_of
     from pipeline.ray_process import RayProcess
 
     return RayProcess(
-        os.environ.get("RAY_ADDRESS") or config.ray_address,
+        cluster_of(config.ray_address),
         folder.root / "ray.log",
         num_processes=len(config.engine.worker_gpus()) + max(s.learner_processes() for s in config.stages.values()),
         stall_timeout_s=config.stall_timeout_s,

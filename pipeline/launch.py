@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import session
+from pipeline.cluster import Cluster, require_there
 from pipeline.job import Job, Outcome, log_name, run_job
 from pipeline.reservation import Reservation
 from pipeline.state import last_sign_of_life
@@ -30,6 +31,13 @@ LAST_WORDS_S = 15.0
 """How long to wait for what a rank says that has ended, and for the others to end then."""
 NODE_LOSS_S = 75.0
 """The same on a cluster, where Ray takes so long to notice that a node is gone: five looks of at most 13 s."""
+
+
+def _cluster_of_this_machine() -> str:
+    """Return the address that Ray takes for `auto`. Raises ConnectionError where it knows of none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return str(canonicalize_bootstrap_address("auto"))
 
 
 @dataclass(kw_only=True)
@@ -58,21 +66,30 @@ class RayLauncher:
     """Runs jobs on Ray. Ray starts here, on loopback, unless an address of a cluster is given."""
 
     def __init__(
-        self, address: str | None, *, num_processes: int, stall_timeout_s: float, reserve_timeout_s: float
+        self,
+        cluster: Cluster | None,
+        *,
+        patience_s: float,
+        num_processes: int,
+        stall_timeout_s: float,
+        reserve_timeout_s: float,
     ) -> None:
-        if not address:  # read when Ray is imported
+        """Start Ray or join the cluster, which has so many seconds to answer; raises ClusterError where it does not."""
+        if cluster is not None:
+            require_there(cluster, _cluster_of_this_machine, limit_s=patience_s)
+        else:  # read when Ray is imported
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, but unsaid it warns
             os.environ[NO_CLUSTER] = "0"
         import ray
 
         self._ray = ray
-        self._is_cluster = bool(address)
+        self._is_cluster = cluster is not None
         self._stall_timeout_s = stall_timeout_s
         self._reserve_timeout_s = reserve_timeout_s
         self._settings = _settings(is_cluster=self._is_cluster)
         os.environ.update(self._settings)
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        if cluster is not None:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
         else:
             here = str(Path(__file__).resolve().parent.parent)
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

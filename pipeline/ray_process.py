@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline import session
+from pipeline.cluster import FIRST_LIMIT_S, Cluster, ClusterError
 from pipeline.job import Job, Outcome, WaitsFile, log_to
 from pipeline.launch import RayLauncher
 from rewards.strays import die_with_parent
@@ -40,7 +41,7 @@ class RayProcess:
 
     def __init__(
         self,
-        address: str | None,
+        cluster: Cluster | None,
         log: Path,
         *,
         num_processes: int,
@@ -48,9 +49,12 @@ class RayProcess:
         reserve_timeout_s: float,
         silent_s: float = SILENT_S,
     ) -> None:
-        """See `RayLauncher`; ``log`` takes what Ray has to say; ``silent_s`` is how long it may say nothing."""
+        """See `RayLauncher`; without a cluster Ray starts here.
+
+        ``log`` takes what Ray has to say; ``silent_s`` is how long it may say nothing.
+        """
         self._arguments = {
-            "address": address,
+            "cluster": cluster,
             "num_processes": num_processes,
             "stall_timeout_s": stall_timeout_s,
             "reserve_timeout_s": reserve_timeout_s,
@@ -59,6 +63,7 @@ class RayProcess:
         self._silent_s = silent_s
         self._child: _Child | None = None
         self._is_at_work = False
+        self._was_there = False
 
     def start(self) -> Self:
         """Start Ray, or join a cluster; raises RayError where that cannot be."""
@@ -94,12 +99,16 @@ class RayProcess:
 
     def _started(self) -> "_Child":
         if self._child is None:
-            self._child = _Child(self._log, self._arguments)
+            patience_s = START_TIMEOUT_S if self._was_there else FIRST_LIMIT_S  # one that was lost may come back
+            self._child = _Child(self._log, {**self._arguments, "patience_s": patience_s})
+            cluster = self._arguments["cluster"]
+            late = f"could not join the cluster at {cluster} in" if cluster else "could not start Ray in"
             try:
-                self._child.hear("Ray to start", START_TIMEOUT_S, late="could not start Ray, or join the cluster, in")
+                self._child.hear("Ray to start", START_TIMEOUT_S + patience_s * bool(cluster), late=late)
             except RayError:
                 self._kill()
                 raise
+            self._was_there = True
         return self._child
 
     def _kill(self) -> None:
@@ -180,7 +189,9 @@ def _serve(pipe: Connection, parent: int, log: Path, arguments: dict[str, Any]) 
     try:
         launcher = RayLauncher(**arguments)
     except Exception as error:
-        pipe.send(RayError(f"{type(error).__name__}: {error}"))
+        kind = "" if isinstance(error, ClusterError) else f"{type(error).__name__}: "
+        at = f", of the cluster at {arguments['cluster']}" if arguments["cluster"] and kind else ""
+        pipe.send(RayError(f"{kind}{error}{at}"))
         return
     pipe.send(None)
     while (job := pipe.recv()) is not None:

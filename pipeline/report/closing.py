@@ -6,7 +6,12 @@ from pipeline.terminal import errors, say
 
 
 def leave_report(config: RunConfig, folder: RunFolder) -> None:
-    """Write the run's report and say where; or say why there is none: that is no failure of the run."""
+    """Write the run's report and say where; or say why there is none: that is no failure of the run.
+
+    Where no stage was started there is nothing to look at.
+    """
+    if not folder.has_begun():
+        return
     try:
         from pipeline.report.run_page import write
 
