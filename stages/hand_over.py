@@ -50,7 +50,7 @@ def save_policy(
     used up: its weights are let go of before the folder is read, so that there are never two whole models in memory.
     Raises StageError that names the step which broke it.
     """
-    sequences = artifact.probe_sequences(probes) or [_rendered(policy.tokenizer)]
+    sequences = artifact.probe_sequences(probes) or [rendered_probe(policy.tokenizer)]
     model, is_adapted = bare(policy.model), isinstance(policy.model, peft.PeftModel)
 
     def said_by(model: Any) -> Values:
@@ -190,12 +190,12 @@ def _habits(tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
         "chat template": tokenizer.chat_template,
         "number of tokens": len(tokenizer),
         "text of the probes in tokens": [tokenizer(text).input_ids for text in texts],
-        "answered probe conversation in tokens": _rendered(tokenizer),
-        "asked probe conversation in tokens": _rendered(tokenizer, add_generation_prompt=True),
+        "answered probe conversation in tokens": rendered_probe(tokenizer),
+        "asked probe conversation in tokens": rendered_probe(tokenizer, add_generation_prompt=True),
     }
 
 
-def _rendered(tokenizer: Any, **how: Any) -> list[int]:
+def rendered_probe(tokenizer: Any, **how: Any) -> list[int]:
     """Return a short conversation in tokens; of a template that refuses it, in plain words instead."""
     try:
         tokens: list[int] = tokenizer.apply_chat_template(PROBE_CONVERSATION, return_dict=False, **how)

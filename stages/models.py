@@ -79,7 +79,7 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
     folder = policy_folder(context, role)
     require_model(folder)
     tokenizer = load_tokenizer(folder, context.facts)
-    eos_ids = _eos_ids(folder, tokenizer)
+    eos_ids = end_tokens(folder, tokenizer)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -208,8 +208,8 @@ def probe_drift(policy: Policy, probe: Probe) -> float:
     return max(differences(probe.logprobs, sequence_logprobs(policy.model, probe.token_ids)), default=0.0)
 
 
-def _eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """Return what the files name: a model's class has a default of its own, by which any token might end a turn."""
+def end_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a turn by the folder's files: a model's class has a default that might be any."""
     return tuple(sorted({*generation_eos_ids(folder), tokenizer.eos_token_id}))
 
 

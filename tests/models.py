@@ -1,5 +1,6 @@
 """Tiny models of each architecture, with a tokenizer and a template, made in a second."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def tiny_model(kind: str, *, vocab_size: int, seed: int = 0, **changes: Any) -> 
     else:
         config = transformers.GPTNeoXConfig(**sizes)
     return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def pad_with_eos(folder: Path) -> Path:
+    """Have a model folder name its EOS for padding, as many instruction-tuned models do."""
+    for name, key in (("tokenizer_config.json", "_token"), ("config.json", "_token_id")):
+        file = folder / name
+        tree = json.loads(file.read_text())
+        file.write_text(json.dumps({**tree, f"pad{key}": tree[f"eos{key}"]}))
+    return folder
 
 
 def write_tiny_model(folder: Path, kind: str = "qwen3", seed: int = 0, **changes: Any) -> Path:

@@ -1,7 +1,6 @@
 """A reward model: pairs, a head of one number on the policy, TRL's trainer, train, save, put to the test."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,18 +8,15 @@ import transformers
 import trl
 from datasets import Dataset
 
-from rewards.config import ModelRewardConfig
 from rewards.model import load_model
 from stages import artifact
-from stages.artifact import Manifest
 from stages.base import StageContext, StageResult
 from stages.data.rows import Row
-from stages.data.rows import fingerprint as data_fingerprint
 from stages.evaluate.intervals import wilson
+from stages.hand_over import rendered_probe
 from stages.models import (
-    DTYPES,
-    cast_parameters,
     device,
+    end_tokens,
     load_tokenizer,
     policy_folder,
     require_model,
@@ -30,6 +26,8 @@ from stages.params import lora_config
 from stages.preference.source import load_pairs, split
 from stages.reward_model.calibration import calibration
 from stages.reward_model.config import RewardModelStage
+from stages.reward_model.hand_over import as_served, save
+from stages.reward_model.pad import give_own_pad, require_no_pad
 from stages.trainer import train, trainer_arguments
 
 
@@ -42,15 +40,18 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     tokenizer = load_tokenizer(folder, context.facts)
     if (folder / artifact.MANIFEST).is_file():
         verify_files(folder, tokenizer, context.facts)
+    model = load_with_head(context)
+    give_own_pad(tokenizer, model, {*end_tokens(folder, tokenizer), *rendered_probe(tokenizer)})
     trainer = trl.RewardTrainer(
-        model=load_with_head(context, tokenizer),
+        model=model,
         args=to_trl(config, context),
         train_dataset=Dataset.from_list([_row(pair, config) for pair in learned]),
         processing_class=tokenizer,
         peft_config=lora_config(config.params, "SEQ_CLS"),
     )
+    require_no_pad(trainer.train_dataset, tokenizer)
     version = train(trainer, config, context)
-    save(trainer.model, tokenizer, config, context, version)
+    save(trainer.model, tokenizer, config, context, version, learned)
     return StageResult(
         metrics={
             "train/steps": version,
@@ -63,7 +64,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     )
 
 
-def load_with_head(context: StageContext, tokenizer: Any) -> Any:
+def load_with_head(context: StageContext) -> Any:
     """Load the policy's layers in float32 under a fresh head of one label, whose weights follow from the seed."""
     transformers.set_seed(context.seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -73,7 +74,6 @@ def load_with_head(context: StageContext, tokenizer: Any) -> Any:
         trust_remote_code=context.facts.trust_remote_code,
         attn_implementation="sdpa",
     ).to(device())
-    model.config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     return model
 
@@ -83,44 +83,10 @@ def to_trl(config: RewardModelStage, context: StageContext) -> trl.RewardConfig:
     return trl.RewardConfig(**trainer_arguments(config, context), center_rewards_coefficient=config.center)
 
 
-def save(model: Any, tokenizer: Any, config: RewardModelStage, context: StageContext, version: int) -> None:
-    """Publish a plain Hugging Face folder, which the `model` reward loads; an adapter is merged."""
-
-    def fill(folder: Path) -> None:
-        whole = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-        cast_parameters(whole, DTYPES[context.facts.precision])
-        whole.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    artifact.write(
-        context,
-        fill,
-        lambda files: Manifest(
-            kind="reward_model",
-            stage=context.name,
-            fingerprint=context.fingerprint,
-            files=dict(files),
-            data={role: data_fingerprint(data) for role, data in config.datasets().items()},
-            code=artifact.code_versions(),
-            version=version,
-            dtype=context.facts.precision,
-            started_from=artifact.weights_digest(policy_folder(context)),
-            weights_sha256=artifact.weights_digest(context.output.with_name(".output.writing")),
-            adapter="none" if config.params.type == "full" else "merged",
-        ),
-    )
-
-
 def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequence[Row]) -> dict[str, float]:
     """Return accuracy, with its 95 % interval, and calibration on held-out pairs, by the reward that serves it."""
-    logits_of = load_model(
-        ModelRewardConfig(
-            model=str(context.output),
-            max_tokens=config.max_tokens,
-            trust_remote_code=context.facts.trust_remote_code,
-        )
-    )
-    chosen, rejected = (logits_of([[*p["prompt"], *p[side]] for p in pairs]) for side in ("chosen", "rejected"))
+    served = load_model(as_served(config, context, context.output))
+    chosen, rejected = (served.logits([[*p["prompt"], *p[side]] for p in pairs]) for side in ("chosen", "rejected"))
     found = calibration(chosen, rejected)
     interval = wilson(round(found.accuracy * len(pairs)), len(pairs))
     return {

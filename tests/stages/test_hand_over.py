@@ -129,16 +129,16 @@ def test_rounding_alone_breaks_no_hand_over(precision: str, tmp_path: Path) -> N
     assert moved["cast"] > 0 and moved["merge"] < 1e-4 and moved["tie"] == 0 and moved["save"] < 1e-5
 
 
-def after(monkeypatch: pytest.MonkeyPatch, name: str, damage: Callable[..., None]) -> None:
+def after(monkeypatch: pytest.MonkeyPatch, name: str, damage: Callable[..., None], where: Any = hand_over) -> None:
     """Have a step of the hand-over do its work, and then some damage to what comes of it."""
-    step = getattr(hand_over, name)
+    step = getattr(where, name)
 
     def act(*arguments: Any, **named: Any) -> Any:
         found = step(*arguments, **named)
         damage(found if found is not None else arguments[0], *arguments[1:])
         return found
 
-    monkeypatch.setattr(hand_over, name, act)
+    monkeypatch.setattr(where, name, act)
 
 
 @torch.no_grad()

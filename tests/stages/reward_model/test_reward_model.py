@@ -147,7 +147,7 @@ def test_a_stage_reads_the_reward_model_of_another(tmp_path: Path) -> None:
 def test_trl_takes_margins_without_handing_them_to_the_model(tmp_path: Path, model: Path) -> None:
     """The library's own loss, by hand: what our settings rely on."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    head = load_with_head(make_context(tmp_path, model), tokenizer)
+    head = load_with_head(make_context(tmp_path, model))
     arguments = trl.RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     rows = Dataset.from_list([{"chosen": "0 1 2", "rejected": "3", "margin": 0.5}])
     trainer = trl.RewardTrainer(model=head, args=arguments, train_dataset=rows, processing_class=tokenizer)
