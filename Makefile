@@ -7,7 +7,7 @@ RUNS ?= runs/quickstart runs/quickstart-2
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status report compare lint format types test test-fast faults soak bench-rewards bench-rl bench-rl-gpu bench-preference clean
+.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status report compare lint format types test test-fast test-all faults soak bench-rewards bench-rl bench-rl-gpu bench-preference clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -60,11 +60,15 @@ format: setup ## let ruff mend what it can
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-test: setup ## all tests: the fast ones, and those with real Ray, vLLM and kills
-	$(BIN)/pytest -n auto -m "not real" && $(BIN)/pytest -m real
+test: setup ## each promise once, with real Ray, vLLM and kills; a quarter of an hour
+	$(BIN)/pytest -n auto -m "not real and not exhaustive"
+	$(BIN)/pytest -n 2 --dist loadfile -m "real and not exhaustive"
 
-test-fast: setup ## the tests without Ray, vLLM and killed workers; some minutes
-	$(BIN)/pytest -n auto -m "not real and not processes"
+test-fast: setup ## the tests without Ray, vLLM, worker processes and training; a minute and a half
+	$(BIN)/pytest -n auto -m "not real and not processes and not training and not exhaustive"
+
+test-all: setup ## everything: also kills at each kind of write, clusters, the ladder, the browser; an hour
+	$(BIN)/pytest -n auto -m "not real" && $(BIN)/pytest -m real
 
 faults: setup ## every kind of stage killed, and the disk full, at all of its writes; long
 	EVERYWHERE=1 $(BIN)/pytest tests/faults

@@ -48,6 +48,7 @@ def test_code_beside_a_model_does_not_run_unless_the_recipe_says_so(tmp_path: Pa
 
 
 @pytest.mark.real
+@pytest.mark.exhaustive
 def test_a_key_in_the_environment_reaches_nothing_that_a_run_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The whole climb on real vLLM: SFT, pairs, ODPO, GRPO with an adapter, exam; with an engine killed on the way."""
+"""The whole climb on real vLLM, with every kind of stage in it, and an engine killed on the way."""
 
 import json
 import os
@@ -42,6 +42,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "odpo": {
             "kind": "preference", "init_from": "sft", "data": {"stage": "pairs"}, "learning_rate": 1e-3,
             "loss": {"type": "odpo", "scale": "linear"}, **supervised,
+        },
+        "reward": {
+            "kind": "reward_model", "init_from": "sft", "data": {"stage": "pairs"}, "held_out": 0.3, **supervised,
+        },
+        "ready": {
+            "kind": "readiness", "init_from": "odpo", "prompts": train, "rewards": [own], "sampling": sampling,
+            "num_prompts": 4, "num_samples": 4,
         },
         "grpo": {
             "kind": "grpo", "init_from": "odpo", "prompts": train, "num_steps": NUM_STEPS, "prompts_per_step": 4,
@@ -93,7 +100,7 @@ def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recip
 
     summary = json.loads((run / "summary.json").read_text())
     assert [(s["name"], s["status"]) for s in summary["stages"]] == [
-        (name, "done") for name in ("sft", "pairs", "odpo", "grpo", "exam")
+        (name, "done") for name in ("sft", "pairs", "odpo", "reward", "ready", "grpo", "exam")
     ]
     assert summary["engine"] == "vllm" and summary["wall_s"] > 0
     assert sorted(metrics(run, "exam")) == list(range(1, 9)), "a step for each of 4 models' sittings of 2 exams"

@@ -18,7 +18,7 @@ from tests.end_to_end.clusters import LoopbackCluster, loopback_cluster
 from tests.end_to_end.runs import assert_same_weights, begin, metrics, strop, wait_for, write_recipe, write_rows
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 NUM_STEPS = 6
 REWARD = """

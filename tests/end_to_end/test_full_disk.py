@@ -10,7 +10,7 @@ from tests.end_to_end.disks import resize, small_disk
 from tests.end_to_end.runs import strop, write_recipe, write_rows
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 
 @pytest.fixture

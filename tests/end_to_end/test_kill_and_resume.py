@@ -17,7 +17,7 @@ from tests.end_to_end.runs import (
 )
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 SUPERVISED = {
     "num_steps": 12,

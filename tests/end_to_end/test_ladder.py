@@ -13,7 +13,7 @@ from examples.arithmetic.problems import make_splits
 from examples.task import write_task
 from tests.end_to_end.runs import ROOT, strop
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 LEARNED = {"dpo": "dpo", "odpo": "odpo", "kto": "kto", "online_dpo": "online_dpo", "reward_model": "policy"}
 """The stage of each recipe whose model takes the exam beside the SFT model."""

@@ -21,7 +21,7 @@ from tests.end_to_end.runs import (
 from tests.faults.family import role
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 NUM_STEPS = 6
 

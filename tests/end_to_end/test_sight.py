@@ -9,7 +9,7 @@ from tests.end_to_end.runs import is_alive, wait_for, write_recipe, write_rows
 from tests.models import write_tiny_model
 from tests.pipeline.screen import HIDE, SHOW, Terminal, screen
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 
 def test_a_run_is_drawn_and_ctrl_c_leaves_a_clean_terminal_and_no_process(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 
 
-def family() -> Iterator[psutil.Process]:
-    """Yield the process of Ray's driver, which this process has started, and all below it."""
-    for child in psutil.Process().children():
+def family(of: int | None = None) -> Iterator[psutil.Process]:
+    """Yield Ray's driver, which process ``of`` has started (default: this one), and all processes below it."""
+    for child in psutil.Process(of).children():
         with suppress(psutil.NoSuchProcess):
             if _is_driver(child):
                 yield from (child, *child.children(recursive=True))
@@ -39,13 +39,13 @@ def role(process: psutil.Process) -> str | None:
 
 
 def _is_driver(process: psutil.Process) -> bool:
-    """Say whether a process is this one's child and leads a session, as Ray's driver alone does."""
+    """Say whether a process leads a session and runs what the command line has forked off, as Ray's driver alone does."""
     try:
-        return process.ppid() == os.getpid() and os.getsid(process.pid) == process.pid
+        return os.getsid(process.pid) == process.pid and "--multiprocessing-fork" in process.cmdline()
     except (psutil.NoSuchProcess, ProcessLookupError):
         return False
 
 
-def of_role(wanted: str) -> list[psutil.Process]:
+def of_role(wanted: str, of: int | None = None) -> list[psutil.Process]:
     """Return the processes of a role: driver, raylet, gcs_server, stage, rank_N, engine, core or worker."""
-    return [process for process in family() if role(process) == wanted]
+    return [process for process in family(of) if role(process) == wanted]

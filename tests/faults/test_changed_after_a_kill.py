@@ -13,7 +13,7 @@ from tests.faults.child import bring
 from tests.faults.recipes import differences, evidence
 from tests.faults.untouched import Runs
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 
 @pytest.mark.parametrize(

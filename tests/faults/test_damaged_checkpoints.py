@@ -16,7 +16,7 @@ from stages.checkpoints import MARKER
 from tests.faults.child import bring
 from tests.faults.untouched import EVERYWHERE, Runs, Untouched, strike
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 LEARNERS = ("sft", "odpo", "dpo", "reward", "grpo", "ahead")
 """TRL's trainers with all parameters, with an adapter, with exams, with a head; ours, and with an adapter."""

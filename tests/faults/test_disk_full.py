@@ -18,7 +18,7 @@ from tests.faults.child import Ended, bring
 from tests.faults.points import FREE_SPACE, Point
 from tests.faults.untouched import EVERYWHERE, Choice, Runs, Untouched, strike
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 NEEDS_NONE = (*FREE_SPACE, "call")
 """How points begin that need no space."""

@@ -16,7 +16,7 @@ from tests.faults.child import bring
 from tests.faults.points import Point
 from tests.faults.untouched import Choice, Runs, strike
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 LEARNS = {"call AdamW.step", "call Accelerator.backward"}
 ANSWERS = {"call TransformersEngine.generate", "call _sample", "call Scorer.submit", "call WeightSync.publish",

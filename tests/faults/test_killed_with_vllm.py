@@ -9,7 +9,7 @@ from rollout.records import read_groups
 from tests.end_to_end.runs import kill_when, metrics, strop, write_recipe, write_rows
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 NUM_STEPS, KILLED_AT = 8, 5
 NEAR = {

@@ -22,7 +22,7 @@ from tests.faults.on_ray import Sees, bring
 from tests.faults.recipes import differences, evidence
 from tests.models import write_tiny_model
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 NUM_STEPS, STOPPED_AT = 24, 4
 SILENT_S = 45.0

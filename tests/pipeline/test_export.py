@@ -91,6 +91,7 @@ def test_the_recipe_on_the_card_says_all_that_leads_to_the_stage(
 
 
 @pytest.mark.real
+@pytest.mark.exhaustive
 def test_what_is_exported_is_served_to_an_openai_client_word_for_word(
     run: RunFolder, config: RunConfig, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from pipeline.report import compare_page, run_page
 from pipeline.state import RunFolder
 from tests.pipeline.runs import HOSTILE, write_run
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.exhaustive]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TIMEOUT_MS = 120_000

@@ -14,7 +14,7 @@ from rewards.types import RewardError
 from tests.models import write_tiny_model
 from tests.rewards.attempts import group
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 SCORING = ScoringConfig(deadline_s=60, start_timeout_s=180)
 
 

@@ -235,6 +235,7 @@ def test_weights_land_while_completions_are_in_flight_and_each_token_has_its_ver
     publish(pool, model, 0)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_are_asked_again(tmp_path: Path) -> None:
     model = tiny_model("gpt_neox")
     pool = start(model, tmp_path)
@@ -266,6 +267,7 @@ def test_a_killed_engine_is_replaced_with_the_current_weights_and_its_prompts_ar
     assert_soon_gone([*pool.pids, core])
 
 
+@pytest.mark.exhaustive
 def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path) -> None:
     pool = start(tiny_model("qwen3"), tmp_path, max_restarts=0)
     future = pool.submit(request(max_tokens=100, eos_ids=(), num_completions=400))
@@ -281,6 +283,7 @@ def test_where_no_engine_can_be_had_everything_fails_by_its_name(tmp_path: Path)
     assert_soon_gone([core])
 
 
+@pytest.mark.exhaustive
 def test_an_engine_that_answers_nothing_is_replaced(tmp_path: Path) -> None:
     model = tiny_model("qwen3")
     pool = start(model, tmp_path, request_timeout_s=15.0)  # an engine's first forward takes 3 s, more under load
@@ -311,6 +314,7 @@ def _drift_of_an_engine_started_here(folder: Path) -> float:
         pool.close()
 
 
+@pytest.mark.exhaustive
 def test_engines_take_the_bundles_after_the_learners(tmp_path: Path) -> None:
     group = placement_group([{"CPU": 1}, {"CPU": 1}])  # with the qwen3 pool, the whole cluster
     ray.get(group.ready(), timeout=60)
@@ -333,6 +337,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.exhaustive
 def test_a_killed_driver_leaves_no_process(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     driver = subprocess.Popen(
