@@ -19,6 +19,8 @@ from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
 from tests.stages.test_supervised import Killed, metrics, preference_stage, same, tensors
 
+pytestmark = pytest.mark.training
+
 
 class Scripted(EarlyStop):
     """Reaches what is written down for each exam, the first one that of the start."""

@@ -22,6 +22,8 @@ from stages.sft.train import run as run_sft
 from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

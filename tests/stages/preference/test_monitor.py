@@ -20,6 +20,8 @@ from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
 from tests.stages.test_supervised import Killed, KillsAt, kto_stage, metrics, preference_stage, same, tensors
 
+pytestmark = pytest.mark.training
+
 LOOKED_AT = {"good_nats_a_token", "bad_nats_a_token", "greedy_nats_a_token", "margin", "kl_nats", "greedy_tokens"}
 
 

@@ -27,6 +27,8 @@ from tests.models import write_tiny_model
 from tests.stages.contexts import make_context
 from tests.stages.test_supervised import Killed, KillsAt
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
