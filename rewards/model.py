@@ -8,9 +8,11 @@ has, so that it is the last by the attention mask, whatever the tokenizer pads w
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards.chat_template import settings_of, tools_of, write
 from rewards.types import Message, RewardError, RewardFunction
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ def load(config: "ModelRewardConfig") -> RewardFunction:
     model = load_model(config)
 
     def model_reward(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        found = model.logits([[*prompt, *turns] for prompt, turns in zip(prompts, completions, strict=True)])
-        return list(found)
+        rows = [{name: columns[name][at] for name in columns} for at in range(len(prompts))]
+        whole = [[*prompt, *turns] for prompt, turns in zip(prompts, completions, strict=True)]
+        return list(model.logits(whole, rows))
 
     return model_reward
 
@@ -49,9 +52,15 @@ class RewardModel:
         self._batch_size = batch_size
         self._max_tokens = max_tokens
 
-    def logits(self, conversations: Sequence[list[Message]]) -> list[float]:
-        """Return each conversation's logit, read at its last token."""
-        rows = [self.tokens(turns) for turns in conversations]
+    def logits(
+        self, conversations: Sequence[list[Message]], columns: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[float]:
+        """Return each conversation's logit, read at its last token.
+
+        ``columns`` are those of each conversation's row: the template is given the tools and settings among them.
+        """
+        beside = columns or [{} for _ in conversations]
+        rows = [self.tokens(turns, row) for turns, row in zip(conversations, beside, strict=True)]
         by_length = sorted(range(len(rows)), key=lambda at: len(rows[at]))  # little padding in each batch
         logits = [0.0] * len(rows)
         for start in range(0, len(rows), self._batch_size):
@@ -60,16 +69,17 @@ class RewardModel:
                 logits[at] = logit
         return logits
 
-    def text(self, turns: list[Message]) -> str:
+    def text(self, turns: list[Message], row: Mapping[str, Any] | None = None) -> str:
         """Return a conversation as the model reads it."""
         if self.tokenizer.chat_template is None:
-            return "\n".join(turn["content"] for turn in turns)
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+            return "\n".join(turn["content"] or "" for turn in turns)
+        apply, row = partial(self.tokenizer.apply_chat_template, tokenize=False), row or {}
+        return write(apply, turns, add_generation_prompt=False, tools=tools_of(row), settings=settings_of(row))
 
-    def tokens(self, turns: list[Message]) -> list[int]:
+    def tokens(self, turns: list[Message], row: Mapping[str, Any] | None = None) -> list[int]:
         """Return a conversation's tokens, the end of what is too long."""
         found: list[int] = self.tokenizer(
-            self.text(turns), add_special_tokens=self.tokenizer.chat_template is None
+            self.text(turns, row), add_special_tokens=self.tokenizer.chat_template is None
         ).input_ids
         return found[-self._max_tokens :]
 

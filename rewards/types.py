@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = Mapping[str, str]
-"""One chat turn, ``{"role": ..., "content": ...}``."""
+Message = Mapping[str, Any]
+"""One chat turn, ``{"role": ..., "content": ...}``; in prompts with whatever else a chat template reads, such as
+``tool_calls``, next to which ``content`` may be None."""
 
 Cause = Literal["ok", "not_applicable", "timeout", "error", "killed", "malformed"]
 """Why a score is what it is. ``ok`` alone carries a value; the last four are failures."""

@@ -35,7 +35,7 @@ class Episode:
     @property
     def response(self) -> str:
         """The policy's last turn."""
-        return next(turn["content"] for turn in reversed(self.turns) if turn["role"] == "assistant")
+        return str(next(turn["content"] for turn in reversed(self.turns) if turn["role"] == "assistant"))
 
 
 class Conversation(Protocol):
@@ -71,8 +71,8 @@ class OneTurn:
 class Turns:
     """A `Conversation` with an environment, which answers until it, the turns or the tokens are at an end.
 
-    ``tokens_of`` gives the tokens of messages that follow the policy's turn, up to where it is to go on, and raises
-    ValueError where they cannot follow; the answer could not be scored then.
+    ``tokens_of`` gives the tokens of messages that follow the policy's turn under a prompt, up to where it is to go on,
+    and raises ValueError where they cannot follow; the answer could not be scored then.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Turns:
         pool: Pool,
         environment: EnvironmentLane,
         decode: Callable[[Sequence[int]], str],
-        tokens_of: Callable[[Sequence[Message]], tuple[int, ...]],
+        tokens_of: Callable[[Sequence[Message], Prompt], tuple[int, ...]],
         *,
         max_turns: int,
     ) -> None:
@@ -133,7 +133,7 @@ class Turns:
     def _go_on(self, draft: "_Draft", messages: Sequence[Message]) -> None:
         """Ask for the turn that follows what the environment said, if there are tokens left for one."""
         try:
-            given = self._tokens_of(messages)
+            given = self._tokens_of(messages, draft.prompt)
         except ValueError as error:
             draft.end(failure=Mark(cause="malformed", detail=str(error)))
             return

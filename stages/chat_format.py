@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class ChatFormat:
         *,
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        **settings: Any,
     ) -> str:
         """Return the conversation as the template writes it; ``tools`` are schemas that it may show."""
         from jinja2 import TemplateError
@@ -51,36 +52,14 @@ class ChatFormat:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return str(self._template(tools is not None).render(**given, **self._files.tokens))
+            return str(self._template(tools is not None).render(**{**self._files.tokens, **settings, **given}))
         except (TemplateError, ArithmeticError, TypeError, AttributeError, LookupError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {what}") from error
 
-    def longer_than(
-        self,
-        limit: int,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        add_generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-    ) -> list[tuple[int, int]]:
-        """Return (number of the conversation, its tokens) for each with more than ``limit`` tokens.
-
-        A token is at least a byte, so only conversations with more bytes than that, and what the template adds to them,
-        are rendered and tokenised.
-        """
-        bare = [{**turn, "content": "x"} for turn in conversations[0]]
-        render = partial(self.render, add_generation_prompt=add_generation_prompt, tools=tools)
-        rendered = render(bare)
-        added = 2 * len(self._tokenizer.encode(rendered, add_special_tokens=False).ids) / len(bare)  # generously
-        long = [
-            at
-            for at, turns in enumerate(conversations)
-            if sum(len(turn["content"].encode()) + added for turn in turns) > limit
-        ]
-        texts = [render(conversations[at]) for at in long]
-        lengths = [len(e.ids) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
-        return [(at, length) for at, length in zip(long, lengths, strict=True) if length > limit]
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the tokens' text, special ones included."""
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=False))
 
     @cached_property
     def eos_token(self) -> str:

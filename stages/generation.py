@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from rewards import combine
+from rewards.chat_template import TemplateError, settings_of, write
 from rewards.combinations import Combination
 from rewards.scorer import Scorer
 from rewards.types import Message
@@ -25,6 +26,7 @@ from rollout.weight_sync import SyncReport, WeightSync
 from stages.answering import AnsweringStageConfig
 from stages.base import StageContext, StageError
 from stages.data.prompts import load_prompts
+from stages.data.rendering import TokenizerChat
 from stages.logprobs import sequence_logprobs
 from stages.models import DTYPES, Policy
 from stages.params import weights
@@ -135,26 +137,29 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
 
-def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Message]], tuple[int, ...]]:
+def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Message], Prompt], tuple[int, ...]]:
     """Return a function from messages to the tokens that follow a finished turn of the policy, up to its next one.
 
-    They are what the chat template writes after the end of the turn, in a short conversation: what the policy has said
-    is not rendered, and may be written differently (without its thoughts, say) once others follow it. The function
-    raises ValueError for messages that the template refuses, StageError where it does not end turns. Thread-safe.
+    They are what the chat template writes after the end of the turn, in a short conversation with the prompt's own
+    settings: what the policy has said is not rendered, and may be written differently (without its thoughts, say) once
+    others follow it. The function raises ValueError for messages that the template refuses, StageError where it does
+    not end turns. Thread-safe.
     """
-    own, lock = copy.deepcopy(tokenizer), threading.Lock()  # a tokenizer that others use meanwhile may refuse
-    before = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    lock = threading.Lock()
+    chat = TokenizerChat(copy.deepcopy(tokenizer))  # a tokenizer that others use meanwhile may refuse
+    before: list[Message] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
 
-    def rendered(messages: Sequence[Message], **how: Any) -> list[int]:
-        token_ids: list[int] = own.apply_chat_template(messages, return_dict=False, **how)
-        return token_ids
+    def tokens(messages: Sequence[Message], prompt: Prompt) -> tuple[int, ...]:
+        settings = settings_of(prompt.columns)
 
-    def tokens(messages: Sequence[Message]) -> tuple[int, ...]:
+        def rendered(turns: Sequence[Message], *, asks: bool) -> list[int]:
+            return chat.token_ids(write(chat.render, turns, add_generation_prompt=asks, settings=settings))
+
         with lock:
-            finished = rendered(before)
+            finished = rendered(before, asks=False)
             try:
-                whole = rendered([*before, *map(dict, messages)], add_generation_prompt=True)
-            except Exception as error:  # the template may raise anything
+                whole = rendered([*before, *messages], asks=True)
+            except TemplateError as error:
                 roles = [message["role"] for message in messages]
                 raise ValueError(f"the chat template refuses messages of the roles {roles}: {error}") from error
         num_ends = sum(token in eos_ids for token in finished)

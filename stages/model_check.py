@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rewards.types import Message
 from stages.base import Problem, RunFacts, StageConfig
 from stages.chat_format import ChatFormat
-from stages.data.rows import Row
+from stages.data.rendering import examples
+from stages.data.rows import DataError, Row
 from stages.model_folder import ModelFolderError, headers, of_text, read_model_config
 from stages.training import SupervisedConfig
 
@@ -129,9 +131,16 @@ def _check_template(chat: ChatFormat, *, renders_answers: bool) -> Iterator[Prob
             f"token {chat.eos_token!r} or another one of generation_config.json, so the model would never learn to "
             "stop; mend the template or set eos_token"
         )
-    prompt = chat.render([QUESTION], add_generation_prompt=True)
-    if renders_answers and not any(text.startswith(prompt) for text in whole):
+    if renders_answers and not any(_is_learned(chat, answer) for answer in ANSWERS):
+        prompt = chat.render([QUESTION], add_generation_prompt=True)
         yield (
             "the model's chat template writes a prompt differently once it is answered, so the model would train on "
             f"another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
         )
+
+
+def _is_learned(chat: ChatFormat, answer: Message) -> bool:
+    try:
+        return bool(examples(chat, {"prompt": [QUESTION], "completion": [answer]}, "completion", "last"))
+    except DataError:
+        return False

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -15,11 +16,13 @@ from stages.base import DataUse, Problem, RunFacts, StageConfig, StageError, wit
 from stages.chat_format import ChatFormat
 from stages.data.marking import check_marked, counts
 from stages.data.read_once import ReadOnce
+from stages.data.rendering import longer_than
 from stages.data.rows import Row
 from stages.environment_check import try_environment
 from stages.model_check import check_model, check_tokens, tokens_beyond
 from stages.model_folder import ModelFolderError, read_json_object, read_model_config
 from stages.preference.config import PairedConfig
+from stages.rendering_check import about_rendering, sides_of
 from stages.training import SupervisedConfig
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -140,10 +143,10 @@ def _check_rows(
         yield from (_of_stage(name, problem) for problem in problems)
     if chat is None:
         return
+    yield from (_of_stage(name, problem) for problem in about_rendering(stage, rows, chat, tools))
     if isinstance(stage, AnsweringStageConfig):
         room = stage.room(role, facts.engine)
-        prompts = [row["prompt"] for row in rows]
-        for at, length in chat.longer_than(room, prompts, add_generation_prompt=True, tools=tools)[:1]:
+        for at, length in islice(longer_than(chat, room, rows, tools=tools), 1):
             if stage.datasets()[role].too_long == "drop":
                 break
             yield (
@@ -157,16 +160,9 @@ def _check_rows(
 
 def _about_lengths(name: str, stage: SupervisedConfig, rows: Sequence[Row], chat: ChatFormat) -> Iterator[Problem]:
     """Say how many rows are cut, and how many teach nothing since they leave no room for an answer."""
-    sides = [side for side in ("completion", "chosen", "rejected") if side in stage.columns()]
-    too_long = {
-        at
-        for side in sides
-        for at, _ in chat.longer_than(
-            stage.max_tokens, [[*row["prompt"], *row[side]] for row in rows], add_generation_prompt=False
-        )
-    }
-    prompts = [row["prompt"] for row in rows]
-    full = {at for at, _ in chat.longer_than(stage.max_tokens - 1, prompts, add_generation_prompt=True)}
+    sides = sides_of(stage)
+    too_long = {at for side in sides for at, _ in longer_than(chat, stage.max_tokens, rows, side)}
+    full = {at for at, _ in longer_than(chat, stage.max_tokens - 1, rows)}
     lost = too_long if stage.leaves_out_too_long else full
     if rows and len(lost) == len(rows):
         yield f"stage {name!r}: max_tokens {stage.max_tokens} is too little for each of {len(rows)} rows; raise it"

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
 
 class ColumnConfig(BaseModel):
@@ -37,9 +37,9 @@ def _column_alone(value: Any) -> Any:
 class DataSetConfig(BaseModel):
     """A JSONL file or a Hub data set, and how its columns map to ours.
 
-    Ours are `prompt` (messages, or text for one user turn), `completion` (likewise, for the assistant) and whatever
-    rewards read, such as `answer`. A column `messages` that ends with the assistant's turn is taken apart into the two.
-    In a recipe a bare string stands for ``{path: ...}``.
+    Ours are `prompt` (messages, or text for one user turn), `completion` (likewise, for the assistant), `tools` and
+    whatever rewards read, such as `answer`. The layouts of common sets (`messages`, ShareGPT, Alpaca, HH-RLHF, whole
+    conversations as pairs) are taken as they are. In a recipe a bare string stands for ``{path: ...}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -56,6 +56,9 @@ class DataSetConfig(BaseModel):
     """Our column -> theirs, a name or ``{column: ..., pattern: ...}``. Empty: the names are ours already."""
     system: str | None = None
     """System turn of every prompt; one of the row's own is replaced."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the chat template is given by name, such as `{enable_thinking: false}`, in training, sampling and length
+    counts alike; a row's own column `chat_template_kwargs` comes before it."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many rows."""
     too_long: Literal["refuse", "drop"] = "refuse"

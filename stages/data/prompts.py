@@ -1,14 +1,16 @@
 """Rows become prompts: messages through the chat template, with a name that is the same in every run."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rewards.config import RewardConfig
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
 from stages.data.marking import check_marked, column_names
-from stages.data.rows import DataError, Row, load_rows, reward_columns, row_id
+from stages.data.rendering import Chat, TokenizerChat, Tools, prompt_ids
+from stages.data.rows import DataError, Row, load_rows, place_of, reward_columns, row_id
 
 logger = logging.getLogger(__name__)
 
@@ -20,28 +22,24 @@ def load_prompts(
     tokenizer: Any,
     *,
     room: int,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Tools | None = None,
 ) -> list[Prompt]:
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
-    ``tools`` are JSON schemas of functions that the chat template shows to the policy. Columns other than the prompt
-    go along for the rewards, None where the row has none. A prompt of more than ``room`` tokens is dropped where the
-    config says so. Raises DataError for one that is not, where none is left, and for rows that no reward applies to.
+    ``tools`` are JSON schemas of an environment's functions, which the chat template shows to the policy; a row that
+    has `tools` of its own shows those of them. Columns other than the prompt go along for the rewards, None where the
+    row has none. A prompt of more than ``room`` tokens is dropped where the config says so. Raises DataError for one
+    that is not, where none is left, and for rows that no reward applies to.
     """
     rows = load_rows(data, needs)
     check_marked(data, rows, rewards)
-    names = column_names(rows)
-    prompts = _with_room(data, [_prompt(row, names, tokenizer, tools) for row in rows], room)
+    names, chat = column_names(rows), TokenizerChat(tokenizer)
+    prompts = _with_room(data, [_prompt(row, names, chat, tools) for row in rows], room)
     seen: dict[str, int] = {}
     for at, prompt in enumerate(prompts):
         seen[prompt.id] = seen.get(prompt.id, 0) + 1
         if seen[prompt.id] > 1:
-            prompts[at] = Prompt(
-                id=f"{prompt.id}-{seen[prompt.id]}",
-                messages=prompt.messages,
-                token_ids=prompt.token_ids,
-                columns=prompt.columns,
-            )
+            prompts[at] = replace(prompt, id=f"{prompt.id}-{seen[prompt.id]}")
     return prompts
 
 
@@ -59,7 +57,27 @@ def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Pr
     return fitting
 
 
-def _prompt(row: Row, names: Sequence[str], tokenizer: Any, tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
-    token_ids = tokenizer.apply_chat_template(row["prompt"], tools=tools, add_generation_prompt=True, return_dict=False)
+def _prompt(row: Row, names: Sequence[str], chat: Chat, tools: Tools | None) -> Prompt:
+    require_answered(row, tools)
     columns = {**dict.fromkeys(names), **reward_columns(row)}
-    return Prompt(id=row_id(row), messages=row["prompt"], token_ids=tuple(token_ids), columns=columns)
+    return Prompt(
+        id=row_id(row),
+        messages=row["prompt"],
+        token_ids=prompt_ids(chat, row, tools),
+        columns={**columns, "tools": columns.get("tools") or list(tools)} if tools else columns,
+    )
+
+
+def require_answered(row: Row, tools: Tools | None) -> None:
+    """Raise DataError where a row shows tools to the policy that its environment has not got."""
+    known = {_name(tool) for tool in tools or ()}
+    missing = [_name(tool) for tool in row.get("tools") or () if tools and _name(tool) not in known]
+    if missing:
+        raise DataError(
+            f"{place_of(row)}: the row shows the policy the tool {missing[0]!r}, which the environment has not got; it "
+            f"has {', '.join(sorted(known))}. Give the environment that function, or leave it out of the row's tools"
+        )
+
+
+def _name(tool: Any) -> str:
+    return str(tool.get("function", tool).get("name"))

@@ -4,21 +4,54 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise, zip_longest
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from stages.data.config import ColumnConfig, DataSetConfig
+from stages.data.layouts import LayoutError, arrange
 
 Row = dict[str, Any]
-"""One example; `prompt` and `completion` are lists of messages, the rest is the data set's own."""
+"""One example; `prompt` and `completion` are lists of messages, the rest is the data set's own. What its chat template
+is given by name, the recipe's and the row's own, is in `chat_template_kwargs`, tools that it shows are in `tools`."""
 
+SHOWN = ("tools", "chat_template_kwargs")
+"""Columns that a chat template reads beside messages."""
 _ROLES = {"system", "developer", "user", "assistant", "tool"}
 _AUTHOR = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 
 
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""What may be half of a character, in JSON's escapes."""
+
+
 class DataError(ValueError):
     """A data set that is missing, empty, or not what a stage needs."""
+
+
+class _PlacedRow(Row):
+    """A row that knows where it stands."""
+
+    place = ""
+
+
+def place_of(row: Row) -> str:
+    """Return the file and line that a row stands in, for messages."""
+    return getattr(row, "place", "") or "a row"
+
+
+def asked_of(row: Row) -> Row:
+    """Return what of the row its prompt is made of, still knowing where it stands."""
+    asked = _PlacedRow({name: row[name] for name in ("prompt", *SHOWN) if row.get(name) is not None})
+    asked.place = getattr(row, "place", "")
+    return asked
+
+
+def with_columns(row: Row, **columns: Any) -> Row:
+    """Return the row with other columns, still knowing where it stands."""
+    changed = _PlacedRow({**row, **columns})
+    changed.place = getattr(row, "place", "")
+    return changed
 
 
 def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
@@ -31,7 +64,7 @@ def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
     if not rows:
         raise DataError(f"{config.path} holds no rows; a stage needs at least one")
     for ours, theirs in config.columns.items():
-        if all(row[ours] is None for row in rows):
+        if all(row.get(ours) is None for row in rows):
             raise DataError(f"no row of {config.path} has column {theirs.column!r}, which is to be {ours!r}")
     return rows
 
@@ -96,6 +129,8 @@ def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]
                 raise DataError(f"{where} is not JSON ({error}); expected JSONL in UTF-8, one object a line") from error
             if not isinstance(value, dict):
                 raise DataError(f"{where} holds a {type(value).__name__}; expected JSONL, one object a line")
+            if _HALF.search(line):
+                _refuse_halves(value, where)
             count += 1
             yield where, value
 
@@ -116,13 +151,14 @@ def _read_hub(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[str, Any]) -> Row:
+    mapped = {ours: _mapped(source, where, raw) for ours, source in config.columns.items()}
     try:
-        row: Row = _taken_apart(raw)
-    except DataError as error:
+        row = _PlacedRow(arrange({**raw, **mapped}, frozenset(mapped)))
+    except LayoutError as error:
         raise DataError(f"{where}: {error}") from error
+    row.place = where
     for ours, source in config.columns.items():
-        row[ours] = _mapped(source, where, raw)
-        if row[ours] is None and ours in needs:
+        if row.get(ours) is None and ours in needs:
             raise DataError(
                 f"{where} has no column {source.column!r}; its columns are {', '.join(map(repr, sorted(raw)))}"
             )
@@ -133,6 +169,7 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
             f"{', '.join(map(repr, sorted(raw)))}. Name the right one under `columns`, "
             f"for instance columns: {{{missing[0]}: THEIR_NAME}}"
             + ("; plain DPO, loss: {type: dpo}, needs no scores" if "score_chosen" in missing else "")
+            + _about_last_turn(row, missing)
         )
     for name, role in _AUTHOR.items():
         if row.get(name) is not None and (name in needs or name == "prompt"):
@@ -141,34 +178,47 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
     if config.system is not None and "prompt" in row:
         rest = [turn for turn in row["prompt"] if turn["role"] != "system"]
         row["prompt"] = [{"role": "system", "content": config.system}, *rest]
+    if config.chat_template_kwargs or row.get("chat_template_kwargs") is not None:
+        row["chat_template_kwargs"] = {**config.chat_template_kwargs, **_settings(row, where)}
     return row
 
 
-def _taken_apart(raw: Mapping[str, Any]) -> Row:
-    """Return the row, with a whole conversation in `messages`, as chat data sets have it, in our two columns too; and
-    of a pair of whole conversations the prompt that they share."""
-    sides = [raw.get("chosen"), raw.get("rejected")]
-    if "prompt" not in raw and all(isinstance(side, list) and len(side) > 1 for side in sides):
-        return {**raw, **_shared_prompt(*sides)}
-    turns = raw.get("messages")
-    if "prompt" in raw or not isinstance(turns, list) or len(turns) < 2:
-        return dict(raw)
-    last = turns[-1]
-    if not isinstance(last, dict) or last.get("role") != "assistant":
-        return dict(raw)
-    return {**raw, "prompt": turns[:-1], "completion": [last]}
+def _about_last_turn(row: Row, missing: Sequence[str]) -> str:
+    prompt = row.get("prompt")
+    if "completion" not in missing or not isinstance(prompt, list) or not isinstance(prompt[-1], dict):
+        return ""
+    return f"; its conversation ends with a turn of {prompt[-1].get('role')!r}, so there is no answer to learn"
 
 
-def _shared_prompt(chosen: Any, rejected: Any) -> Row:
-    """Return the prompt of two conversations, and what each says after it. Raises DataError where prompts differ."""
-    if chosen[:-1] != rejected[:-1]:
-        pairs = enumerate(zip_longest(chosen[:-1], rejected[:-1]), start=1)
-        place, (one, other) = next((at, turns) for at, turns in pairs if turns[0] != turns[1])
-        raise DataError(
-            f"the prompts of the two sides differ in turn {place}, {one!r:.60} and {other!r:.60}; a pair is two "
-            "answers to one prompt"
-        )
-    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+def _settings(row: Row, where: str) -> dict[str, Any]:
+    """Return what the row's own template settings are: an object, or its JSON text."""
+    given = row.get("chat_template_kwargs")
+    try:
+        value = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        value = given
+    if not isinstance(value, Mapping | None):
+        raise DataError(f"{where} has chat_template_kwargs {given!r:.60}; expected an object of settings by name")
+    return {name: setting for name, setting in (value or {}).items() if setting is not None}
+
+
+def _refuse_halves(value: Any, where: str, path: str = "") -> None:
+    """Raise DataError for a text with half of a character: no tokenizer, file or terminal can take it."""
+    if isinstance(value, str):
+        place = next((at for at, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
+        if place is not None:
+            raise DataError(
+                f"{where}, column {path!r}: character {place + 1} is {value[place]!a}, half of a character (a lone "
+                "surrogate), which cannot be made into tokens; the text was cut inside an emoji, say. Delete it, or "
+                "write the row anew by text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            )
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            _refuse_halves(name, where, path or "a name")
+            _refuse_halves(inner, where, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            _refuse_halves(inner, where, f"{path}[{at}]")
 
 
 def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
@@ -186,18 +236,26 @@ def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:
     return source.template.replace("{}", str(value)) if source.template != "{}" else value
 
 
-def _messages(value: Any, role: str, where: str) -> list[dict[str, str]]:
+def _messages(value: Any, role: str, where: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, list) or not value:
         raise DataError(f"{where} holds {value!r:.60}; expected text or a non-empty list of messages")
     for turn in value:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+        is_call = isinstance(turn, dict) and turn.get("content") is None and turn.get("tool_calls")
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise DataError(f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content'")
+        if not is_call and not isinstance(turn.get("content"), str):
+            raise DataError(
+                f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content', which may be null beside "
+                "'tool_calls' alone"
+            )
+        if turn.get("weight", 1) not in (0, 1):
+            raise DataError(f"{where} has a turn of weight {turn['weight']!r}; 1 is learned, 0 is not")
     return [dict(turn) for turn in value]
 
 
-def _check_turns(turns: Sequence[Mapping[str, str]], author: str, where: str) -> None:
+def _check_turns(turns: Sequence[Mapping[str, Any]], author: str, where: str) -> None:
     """Refuse a prompt that nobody is left to answer, and an answer that somebody else gives or that says nothing."""
     unknown = {turn["role"] for turn in turns} - _ROLES
     if unknown:
@@ -212,5 +270,6 @@ def _check_turns(turns: Sequence[Mapping[str, str]], author: str, where: str) ->
         raise DataError(f"{where} ends with the assistant's turn; a prompt ends where the assistant is to speak")
     if author == "assistant" and {turns[0]["role"], turns[-1]["role"]} != {"assistant"}:
         raise DataError(f"{where} begins or ends with another role than the assistant's; it is what the assistant says")
-    if not turns[-1]["content"].strip():
+    last = turns[-1]
+    if not (last["content"] or "").strip() and not last.get("tool_calls") and last["role"] != "tool":
         raise DataError(f"{where} ends with a turn that says nothing")

@@ -18,7 +18,7 @@ from stages import artifact
 from stages.artifact import Manifest
 from stages.base import StageContext, StageError, StageResult
 from stages.data.prompts import load_prompts
-from stages.data.rows import Row, fingerprint
+from stages.data.rows import Row, asked_of, fingerprint
 from stages.generation import Rollouts, derive_seed, open_rollouts, probes, prompts_of
 from stages.metrics import Clock
 from stages.models import Policy, load_policy
@@ -129,7 +129,7 @@ def answers(groups: Sequence[RolloutGroup]) -> Iterator[Row]:
             if rollout.score.value is not None and rollout.response.strip():
                 yield {
                     "id": group.prompt.id,
-                    "prompt": list(group.prompt.messages),
+                    **_asked(group),
                     "completion": _turn(rollout),
                     "score": rollout.score.value,
                     "finished": rollout.completion.finish_reason == "stop",
@@ -160,12 +160,17 @@ def report(groups: Sequence[RolloutGroup], made: Sequence[tuple[RolloutGroup, Ma
 def _row(group: RolloutGroup, pair: Pair) -> Row:
     return {
         "id": group.prompt.id,
-        "prompt": list(group.prompt.messages),
+        **_asked(group),
         "chosen": _turn(pair.chosen),
         "rejected": _turn(pair.rejected),
         "score_chosen": value(pair.chosen),
         "score_rejected": value(pair.rejected),
     }
+
+
+def _asked(group: RolloutGroup) -> Row:
+    """Return the prompt, and what the chat template was given beside it."""
+    return asked_of({**group.prompt.columns, "prompt": list(group.prompt.messages)})
 
 
 def _turn(rollout: Rollout) -> list[dict[str, str]]:

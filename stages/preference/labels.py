@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from stages.base import StageError
-from stages.data.rows import Row
+from stages.data.rows import Row, asked_of, with_columns
 from stages.preference.loss_config import KTOLoss, Labelling
 
 
@@ -11,7 +11,7 @@ def from_pairs(pairs: Sequence[Row]) -> Iterator[Row]:
     """Yield each pair as a good answer and a bad one."""
     for pair in pairs:
         for side, label in (("chosen", True), ("rejected", False)):
-            yield {"prompt": pair["prompt"], "completion": pair[side], "label": label}
+            yield with_columns(asked_of(pair), completion=pair[side], label=label)
 
 
 def by_score(rows: Sequence[Row], labelling: Labelling) -> Iterator[Row]:
@@ -19,9 +19,9 @@ def by_score(rows: Sequence[Row], labelling: Labelling) -> Iterator[Row]:
     bad_below = labelling.good_from if labelling.bad_below is None else labelling.bad_below
     for row in rows:
         if row["score"] < bad_below:
-            yield {**row, "label": False}
+            yield with_columns(row, label=False)
         elif row["score"] >= labelling.good_from and row["finished"]:
-            yield {**row, "label": True}
+            yield with_columns(row, label=True)
 
 
 def require_both(rows: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,10 +17,12 @@ import torch
 import transformers
 
 from stages.base import StageContext
+from stages.data.rendering import Chat, Example, answer
 from stages.data.rows import Row
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy
 from stages.preference.config import Monitor
+from stages.preference.tokens import cut
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +35,28 @@ AT_ONCE = 8
 """Answers whose logits are in memory at a time."""
 
 Answer = tuple[list[int], list[int]]
-"""A prompt's tokens and an answer's."""
+"""A prompt's tokens and those of an answer that the policy gave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """What is looked at, in tokens."""
 
-    good: Sequence[Answer]
-    bad: Sequence[Answer]
+    good: Sequence[Example]
+    bad: Sequence[Example]
     are_pairs: bool
     """Whether the answers at the same place of the two are a pair."""
 
     @property
     def prompts(self) -> list[list[int]]:
         """Prompts of the good answers."""
-        return [prompt for prompt, _ in self.good]
+        return [list(example.prompt_ids) for example in self.good]
 
     @property
     def name(self) -> str:
         """Identity of all of it."""
-        return hashlib.sha256(json.dumps([self.good, self.bad]).encode()).hexdigest()
+        sides = [[asdict(example) for example in side] for side in (self.good, self.bad)]
+        return hashlib.sha256(json.dumps(sides).encode()).hexdigest()
 
 
 class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
@@ -111,8 +114,8 @@ class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
         return {
             "good": _token_logprobs(self._policy, self._watched.good),
             "bad": _token_logprobs(self._policy, self._watched.bad),
-            "sampled": _token_logprobs(self._policy, samples),
-            "greedy": _token_logprobs(self._policy, greedy),
+            "sampled": _token_logprobs(self._policy, _as_examples(samples)),
+            "greedy": _token_logprobs(self._policy, _as_examples(greedy)),
         }
 
     def _metrics(self, now: Mapping[str, Any]) -> dict[str, float]:
@@ -132,22 +135,20 @@ class MonitorCallback(transformers.TrainerCallback):  # type: ignore[misc]
         }
 
 
-def watched_pairs(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> Watched:
+def watched_pairs(rows: Sequence[Row], chat: Chat, max_tokens: int) -> Watched:
     """Return what is watched of pairs, cut where training cuts them."""
-    good, bad = (
-        [_tokenised(tokenizer, row["prompt"], row[side], max_tokens) for row in rows] for side in ("chosen", "rejected")
-    )
-    both = [(one, other) for one, other in zip(good, bad, strict=True) if one[1] and other[1]]
+    sides = [[cut(answer(chat, row, side), max_tokens) for row in rows] for side in ("chosen", "rejected")]
+    both = [(one, other) for one, other in zip(*sides, strict=True) if one and other]
     return Watched(good=[one for one, _ in both], bad=[other for _, other in both], are_pairs=True)
 
 
-def watched_answers(rows: Sequence[Row], tokenizer: Any, max_tokens: int) -> Watched:
+def watched_answers(rows: Sequence[Row], chat: Chat, max_tokens: int) -> Watched:
     """Return what is watched of answers that are good or bad one by one, cut where training cuts them."""
-    sides: dict[bool, list[Answer]] = {True: [], False: []}
+    sides: dict[bool, list[Example]] = {True: [], False: []}
     for row in rows:
-        answer = _tokenised(tokenizer, row["prompt"], row["completion"], max_tokens)
-        if answer[1]:
-            sides[bool(row["label"])].append(answer)
+        example = cut(answer(chat, row, "completion"), max_tokens)
+        if example:
+            sides[bool(row["label"])].append(example)
     return Watched(good=sides[True], bad=sides[False], are_pairs=False)
 
 
@@ -193,17 +194,19 @@ def _ended(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
     return tokens[: end + 1]
 
 
-def _tokenised(tokenizer: Any, prompt: list[dict[str, str]], answer: list[dict[str, str]], max_tokens: int) -> Answer:
-    start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-    whole = tokenizer.apply_chat_template([*prompt, *answer], return_dict=False)
-    return start, whole[len(start) : max_tokens]
+def _as_examples(answers: Sequence[Answer]) -> list[Example]:
+    return [Example(prompt_ids=tuple(prompt), token_ids=tuple(tokens)) for prompt, tokens in answers]
 
 
-def _token_logprobs(policy: Policy, answers: Sequence[Answer]) -> list[list[float]]:
-    whole = [prompt + tokens for prompt, tokens in answers]
+def _token_logprobs(policy: Policy, examples: Sequence[Example]) -> list[list[float]]:
+    """Return the log-probabilities of each example's learned tokens, in nats."""
+    whole = [example.whole_ids for example in examples]
     parts = [whole[at : at + AT_ONCE] for at in range(0, len(whole), AT_ONCE)]
     rows = [row for part in parts for row in sequence_logprobs(policy.model, part)]
-    return [row[len(prompt) - 1 :] for row, (prompt, _) in zip(rows, answers, strict=True)]
+    return [
+        [value for value, bit in zip(row[len(example.prompt_ids) - 1 :], example.learned, strict=True) if bit]
+        for row, example in zip(rows, examples, strict=True)
+    ]
 
 
 def _by_token(rows: Sequence[Sequence[float]]) -> float:

@@ -69,8 +69,8 @@ class ReferencedAnswer:
 
     prompt: list[int]
     tokens: list[int]
-    weights: list[float] | None
-    """Of the tokens; none: 1."""
+    weights: list[float]
+    """Of the tokens; 0 for one that is not learned."""
     reference: float
     """Weighted sum of its tokens' log-probabilities, in nats."""
 
@@ -86,8 +86,7 @@ def require_reference(
     for answer in answers:
         whole = (answer.prompt + answer.tokens)[:max_tokens]
         logprobs = sequence_logprobs(policy.model, [whole])[0][len(answer.prompt) - 1 :]
-        weights = answer.weights or [1.0] * len(logprobs)
-        gaps.append(sum(w * value for w, value in zip(weights, logprobs, strict=False)) - answer.reference)
+        gaps.append(sum(w * value for w, value in zip(answer.weights, logprobs, strict=False)) - answer.reference)
         drifts.append(abs(gaps[-1]) / len(logprobs))
     limit = REFERENCE_TOLERANCE[context.facts.precision]
     if not max(drifts) <= limit:

@@ -9,7 +9,8 @@ import trl
 from datasets import Dataset
 
 from stages.base import StageContext
-from stages.data.rows import Row
+from stages.data.rendering import TokenizerChat
+from stages.data.rows import Row, with_columns
 from stages.models import Policy
 from stages.params import lora_config
 from stages.preference.config import PreferenceStage
@@ -19,6 +20,8 @@ from stages.preference.monitor import Watched, watched_pairs
 from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
 from stages.preference.reference_cache import NoReference
 from stages.preference.source import load_pairs, split
+from stages.preference.token_weights import COLUMNS
+from stages.preference.tokens import in_tokens
 from stages.preference.trainer import PairTrainer
 from stages.trainer import trainer_arguments
 
@@ -34,7 +37,7 @@ class Paired:
         found = load_pairs(config, context, config.columns(), config.loss)
         self._num_dropped = found.num_dropped
         offsets = pair_offsets(found.rows, config.loss)
-        return [{**row, "offset": offset} for row, offset in zip(found.rows, offsets, strict=True)]
+        return [with_columns(row, offset=offset) for row, offset in zip(found.rows, offsets, strict=True)]
 
     def split(self, rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
         """Split by prompts."""
@@ -43,12 +46,12 @@ class Paired:
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its reference computed and raised by the offsets."""
         assert not isinstance(config.loss, KTOLoss)
+        chat, own = TokenizerChat(policy.tokenizer), ("offset", *(COLUMNS if config.token_weights else ()))
+        pairs = [{**in_tokens(chat, row, ("chosen", "rejected")), **{name: row[name] for name in own}} for row in rows]
         return PairTrainer(
             model=policy.model,
             args=to_trl(config, context),
-            train_dataset=Dataset.from_list(
-                [{name: row[name] for name in (*config.columns(), "offset")} for row in rows]
-            ),
+            train_dataset=Dataset.from_list(pairs),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),
@@ -70,7 +73,7 @@ class Paired:
             ReferencedAnswer(
                 prompt=row["prompt_ids"],
                 tokens=row[f"{side}_ids"],
-                weights=row.get(f"{side}_weights"),
+                weights=weights_of(row, side),
                 reference=row[f"ref_{side}_logps"] - (trainer.raised_by(row) if side == "chosen" else 0.0),
             )
             for row in rows
@@ -96,7 +99,7 @@ class Paired:
         """Return some pairs."""
         assert config.monitor is not None
         chosen = rows[:: max(1, len(rows) // config.monitor.num_prompts)][: config.monitor.num_prompts]
-        return watched_pairs(chosen, policy.tokenizer, config.max_tokens)
+        return watched_pairs(chosen, TokenizerChat(policy.tokenizer), config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
         """Return prompts with their chosen answers."""
@@ -123,4 +126,11 @@ def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
 
 def raised_by(row: Row, *, loss: LossOfPairs, max_tokens: int) -> float:
     """Return by how many nats the reference's log-probability of a tokenised pair's chosen answer is raised."""
-    return raise_of_chosen(row["offset"], min(len(row["chosen_ids"]), max_tokens - len(row["prompt_ids"])), loss)
+    return raise_of_chosen(row["offset"], sum(row["chosen_mask"][: max_tokens - len(row["prompt_ids"])]), loss)
+
+
+def weights_of(row: Row, side: str) -> list[float]:
+    """Return what each token of a tokenised answer counts: nothing where somebody else wrote it."""
+    mask = row[f"{side}_mask"]
+    weights = row.get(f"{side}_weights") or [1.0] * len(mask)
+    return [weight * bit for weight, bit in zip(weights, mask, strict=True)]

@@ -64,7 +64,7 @@ class ReferenceCache:
 
     def _key(self, dataset: Dataset) -> str:
         digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode())
-        for name in sorted(name for name in dataset.column_names if name.endswith(("_ids", "_weights"))):
+        for name in sorted(name for name in dataset.column_names if name.endswith(("_ids", "_weights", "_mask"))):
             digest.update(json.dumps([name, list(dataset[name])]).encode())
         return digest.hexdigest()[:32]
 

@@ -56,7 +56,13 @@ class _StandIn:
         answers = _answers(input_ids, attention_mask, labels)
         logprobs_BT = torch.zeros(input_ids.shape[0], input_ids.shape[1] - 1, device=input_ids.device)
         rows, columns = (labels[:, 1:] != -100).nonzero(as_tuple=True)
-        told = torch.cat(self._pairs.logprobs(self._model, answers))
+        by_answer = zip(answers, self._pairs.logprobs(self._model, answers), labels, strict=True)
+        told = torch.cat(
+            [
+                found[label_T[len(answer.prompt) : len(answer.prompt) + len(found)] != -100]
+                for answer, found, label_T in by_answer
+            ]
+        )
         nothing = torch.zeros_like(logprobs_BT)
         return SimpleNamespace(
             log_probs=logprobs_BT.index_put((rows, columns), told),

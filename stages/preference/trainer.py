@@ -10,10 +10,14 @@ from stages.data.rows import Row
 from stages.preference.reference_cache import NoReference, ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
 from stages.preference.token_weights import COLUMNS, Weighing, WeightedCollator, require_one_a_token
+from stages.preference.tokens import MASKS, MaskedCollator
 
 
-class _KeepsReference:
-    """Takes the reference's log-probabilities from disk where they are there."""
+class _TakesTokens:
+    """Learns from rows that are tokens already, and takes the reference's log-probabilities from disk where it can."""
+
+    data_collator: Any
+    _signature_columns: Any
 
     def __init__(self, *arguments: Any, reference: ReferenceCache | NoReference, **named: Any) -> None:
         self.reference = reference
@@ -21,18 +25,29 @@ class _KeepsReference:
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         compute = super()._precompute_ref_logps  # type: ignore[misc]
+        self.data_collator = MaskedCollator(self.data_collator)
         return self.reference.through(dataset, lambda: compute(dataset, name, batch_size))
 
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+        """Leave out, as TRL does, what leaves no room for an answer."""
+        return dataset.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
 
-class AnswerTrainer(_KeepsReference, trl.KTOTrainer):  # type: ignore[misc]
-    """TRL's, but for the reference."""
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        self._signature_columns = [*self._signature_columns, *MASKS]
 
 
-class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
+class AnswerTrainer(_TakesTokens, trl.KTOTrainer):  # type: ignore[misc]
+    """TRL's, but for the data and the reference."""
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+        """Give each answer's prompt another one of its micro-batch, too, for the estimate of the KL, as TRL does."""
+        dataset = super()._prepare_dataset(dataset, processing_class, args, name)
+        return dataset.map(_next_answers, batched=True, batch_size=args.per_device_train_batch_size)
+
+
+class PairTrainer(_TakesTokens, trl.DPOTrainer):  # type: ignore[misc]
     """Everything is TRL's but who answers when its loss asks the model for log-probabilities, and an offset."""
-
-    data_collator: Any
-    _signature_columns: Any
 
     def __init__(
         self,
@@ -94,3 +109,7 @@ class PairTrainer(_KeepsReference, trl.DPOTrainer):  # type: ignore[misc]
             with self.accelerator.autocast():
                 self._shared = SharedPrompts(self.model, precision=self._precision, max_tokens=self._row_tokens)
         return self._shared.standing_in_for(model)
+
+
+def _next_answers(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {f"KL_{name}": rows[name][-1:] + rows[name][:-1] for name in ("completion_ids", "completion_mask")}

@@ -8,6 +8,7 @@ import trl
 from datasets import Dataset
 
 from stages.base import StageContext
+from stages.data.rendering import TokenizerChat
 from stages.data.rows import Row, load_rows
 from stages.models import Policy
 from stages.params import lora_config
@@ -17,6 +18,7 @@ from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import Watched, watched_answers
 from stages.preference.objective import NUM_CHECKED, ReferencedAnswer, reference_cache, require_reference
 from stages.preference.source import load_answers, load_pairs, split
+from stages.preference.tokens import in_tokens
 from stages.preference.trainer import AnswerTrainer
 from stages.trainer import trainer_arguments
 
@@ -44,6 +46,8 @@ class Unpaired:
         """Return TRL's, with the weights of the two classes."""
         assert isinstance(config.loss, KTOLoss)
         desirable, undesirable = class_weights(rows, config.loss)
+        chat = TokenizerChat(policy.tokenizer)
+        answers = [{**in_tokens(chat, row, ["completion"]), "label": bool(row["label"])} for row in rows]
         return AnswerTrainer(
             model=policy.model,
             args=trl.KTOConfig(
@@ -54,9 +58,7 @@ class Unpaired:
                 undesirable_weight=undesirable,
                 precompute_ref_log_probs=True,
             ),
-            train_dataset=Dataset.from_list(
-                [{"prompt": r["prompt"], "completion": r["completion"], "label": bool(r["label"])} for r in rows]
-            ),
+            train_dataset=Dataset.from_list(answers),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),
@@ -67,7 +69,10 @@ class Unpaired:
         rows = trainer.train_dataset.select(range(min(NUM_CHECKED, len(trainer.train_dataset))))
         answers = [
             ReferencedAnswer(
-                prompt=row["prompt_ids"], tokens=row["completion_ids"], weights=None, reference=row["ref_logps"]
+                prompt=row["prompt_ids"],
+                tokens=row["completion_ids"],
+                weights=[float(bit) for bit in row["completion_mask"]],
+                reference=row["ref_logps"],
             )
             for row in rows
         ]
@@ -90,7 +95,8 @@ class Unpaired:
         assert config.monitor is not None
         num = config.monitor.num_prompts
         sides = [[row for row in rows if bool(row["label"]) is label][:num] for label in (True, False)]
-        return watched_answers([row for side in sides for row in side], policy.tokenizer, config.max_tokens)
+        chat = TokenizerChat(policy.tokenizer)
+        return watched_answers([row for side in sides for row in side], chat, config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
         """Return prompts with their answers."""

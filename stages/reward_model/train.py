@@ -11,6 +11,7 @@ from datasets import Dataset
 from rewards.model import load_model
 from stages import artifact
 from stages.base import StageContext, StageResult
+from stages.data.rendering import Chat, TokenizerChat, whole_ids
 from stages.data.rows import Row
 from stages.evaluate.intervals import wilson
 from stages.hand_over import rendered_probe
@@ -45,7 +46,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     trainer = trl.RewardTrainer(
         model=model,
         args=to_trl(config, context),
-        train_dataset=Dataset.from_list([_row(pair, config) for pair in learned]),
+        train_dataset=Dataset.from_list([in_tokens(TokenizerChat(tokenizer), pair, config) for pair in learned]),
         processing_class=tokenizer,
         peft_config=lora_config(config.params, "SEQ_CLS"),
     )
@@ -86,7 +87,9 @@ def to_trl(config: RewardModelStage, context: StageContext) -> trl.RewardConfig:
 def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequence[Row]) -> dict[str, float]:
     """Return accuracy, with its 95 % interval, and calibration on held-out pairs, by the reward that serves it."""
     served = load_model(as_served(config, context, context.output))
-    chosen, rejected = (served.logits([[*p["prompt"], *p[side]] for p in pairs]) for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        served.logits([[*pair["prompt"], *pair[side]] for pair in pairs], pairs) for side in ("chosen", "rejected")
+    )
     found = calibration(chosen, rejected)
     interval = wilson(round(found.accuracy * len(pairs)), len(pairs))
     return {
@@ -98,6 +101,7 @@ def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequ
     }
 
 
-def _row(pair: Row, config: RewardModelStage) -> Row:
-    row = {name: pair[name] for name in ("prompt", "chosen", "rejected")}
+def in_tokens(chat: Chat, pair: Row, config: RewardModelStage) -> dict[str, Any]:
+    """Return a pair as TRL takes what is in tokens already: two whole conversations."""
+    row: dict[str, Any] = {f"{side}_ids": whole_ids(chat, pair, side) for side in ("chosen", "rejected")}
     return {**row, "margin": pair["score_chosen"] - pair["score_rejected"]} if config.margin else row

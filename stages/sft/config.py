@@ -22,11 +22,14 @@ class DftLoss(Config):
 
 
 class SFTStage(SupervisedConfig):
-    """Learn to answer as the data set does; the loss is on the completion alone."""
+    """Learn to answer as the data set does; the loss is on what the assistant says alone."""
 
     kind: Literal["sft"]
     data: DataConfig
     """Rows with `prompt` and `completion`."""
+    train_on: Literal["last", "all"] = "last"
+    """Which of the assistant's turns are learned: those of the completion, which is the last turn of a conversation in
+    `messages`; or all, those of the prompt, too. A turn with `weight: 0` is context alone."""
     loss: NllLoss | DftLoss = Field(default_factory=NllLoss, discriminator="type")
 
     needs_columns: ClassVar[tuple[str, ...]] = ("prompt", "completion")

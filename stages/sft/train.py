@@ -1,14 +1,16 @@
 """Supervised fine-tuning: model, data, trainer, train, save."""
 
 from dataclasses import replace
+from typing import Any
 
 import trl
 from datasets import Dataset
 
 from stages.base import StageContext, StageResult
-from stages.data.rows import Row, load_rows
+from stages.data.rendering import Example, TokenizerChat, examples
+from stages.data.rows import load_rows
 from stages.hand_over import save_policy
-from stages.models import Policy, load_policy
+from stages.models import load_policy
 from stages.params import lora_config
 from stages.sft.config import SFTStage
 from stages.trainer import train, trainer_arguments
@@ -16,19 +18,29 @@ from stages.trainer import train, trainer_arguments
 
 def run(config: SFTStage, context: StageContext) -> StageResult:
     """Teach the policy to answer as the data set does."""
-    policy = load_policy(context)
     rows = load_rows(config.data, config.needs_columns)
+    policy = load_policy(context)
+    chat = TokenizerChat(policy.tokenizer)
+    learned = [example for row in rows for example in examples(chat, row, "completion", config.train_on)]
     trainer = trl.SFTTrainer(
         model=policy.model,
         args=to_trl(config, context),
-        train_dataset=Dataset.from_list([{name: row[name] for name in config.needs_columns} for row in rows]),
+        train_dataset=Dataset.from_list([in_trl(example) for example in learned]),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.params),
     )
     version = train(trainer, config, context)
     trained = replace(policy, model=trainer.model)
-    save_policy(context, trained, version=version, data=[("data", config.data)], probes=_tokens(policy, rows[:16]))
-    return StageResult(metrics={"train/steps": version, "data/rows": len(rows)})
+    probes = [example.whole_ids for example in learned[:16]]
+    save_policy(context, trained, version=version, data=[("data", config.data)], probes=probes)
+    return StageResult(
+        metrics={
+            "train/steps": version,
+            "data/rows": len(rows),
+            "data/examples": len(learned),
+            "data/learned_tokens": sum(sum(example.learned) for example in learned),
+        }
+    )
 
 
 def to_trl(config: SFTStage, context: StageContext) -> trl.SFTConfig:
@@ -36,11 +48,11 @@ def to_trl(config: SFTStage, context: StageContext) -> trl.SFTConfig:
     return trl.SFTConfig(
         **trainer_arguments(config, context),
         loss_type=config.loss.type,
-        completion_only_loss=True,
         packing=False,
     )
 
 
-def _tokens(policy: Policy, rows: list[Row]) -> list[list[int]]:
-    conversations = [[*row["prompt"], *row["completion"]] for row in rows]
-    return [policy.tokenizer.apply_chat_template(turns, return_dict=False) for turns in conversations]
+def in_trl(example: Example) -> dict[str, Any]:
+    """Return an example as TRL takes what is in tokens already: -100 labels what is not learned."""
+    labels = [token if bit else -100 for token, bit in zip(example.token_ids, example.learned, strict=True)]
+    return {"input_ids": example.whole_ids, "labels": [-100] * len(example.prompt_ids) + labels}

@@ -199,7 +199,7 @@ WORDS = {"higher": (71, 72), "lower": (73,)}
 PROMPT = Prompt(id="a", messages=[{"role": "user", "content": "?"}], token_ids=(1, 2), columns={"secret": 5})
 
 
-def tokens_of(messages: Sequence[Message]) -> tuple[int, ...]:
+def tokens_of(messages: Sequence[Message], prompt: Prompt) -> tuple[int, ...]:
     strange = [message["content"] for message in messages if message["content"] not in WORDS]
     if strange:
         raise ValueError(f"no tokens for {strange[0]!r}")

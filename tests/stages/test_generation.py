@@ -7,12 +7,14 @@ import pytest
 import trl
 
 from examples.arithmetic.base_model import CHAT_TEMPLATE, END, make_tokenizer
+from rollout.types import Prompt
 from stages.base import StageError
 from stages.generation import after_turn
 from tests.models import TEXTS
 
 ASKED = [{"role": "user", "content": "What is 12 plus 30?"}]
 TOLD = [{"role": "tool", "content": "42"}, {"role": "user", "content": "apples 3"}]
+PROMPT = Prompt(id="p", messages=ASKED, token_ids=())
 WITH_BREAKS = CHAT_TEMPLATE.replace("'<|im_end|>'", "'<|im_end|>\n'")
 WITHOUT_THOUGHTS = CHAT_TEMPLATE.replace(
     "message.content", "(message.content if loop.last else message.content.split('+')[-1])"
@@ -31,7 +33,7 @@ def test_what_was_sampled_and_what_follows_are_the_whole_conversation(template: 
     tokenizer.chat_template = template
     prompt = tokenizer.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
     said = [*tokenizer.encode("0+1=1\n\\boxed{42}"), tokenizer.eos_token_id]
-    follows = after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD)
+    follows = after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD, PROMPT)
     rendered = tokenizer.decode([*prompt, *said, *follows])
     break_ = "\n" if template == WITH_BREAKS else ""
     assert rendered == (
@@ -44,7 +46,7 @@ def test_what_was_sampled_and_what_follows_are_the_whole_conversation(template: 
 def test_qwen_s_own_templates_go_on_from_what_was_sampled(name: str) -> None:
     tokenizer = make_tokenizer(TEXTS)
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-    follows = tokenizer.decode(after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD))
+    follows = tokenizer.decode(after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD, PROMPT))
     told = "\n<|im_start|>user\n<tool_response>\n42\n</tool_response><|im_end|>\n<|im_start|>user\napples 3<|im_end|>\n"
     assert follows.removesuffix("<think>\n") == f"{told}<|im_start|>assistant\n"
 
@@ -63,11 +65,11 @@ def test_a_template_by_which_one_cannot_go_on_is_refused(template: str, message:
     tokenizer = make_tokenizer(TEXTS)
     tokenizer.chat_template = template
     with pytest.raises((StageError, ValueError), match=message):
-        after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD)
+        after_turn(tokenizer, [tokenizer.eos_token_id])(TOLD, PROMPT)
 
 
 def test_many_threads_may_ask() -> None:
     tokenizer = make_tokenizer(TEXTS)
     follows = after_turn(tokenizer, [tokenizer.eos_token_id])
     with ThreadPoolExecutor(8) as threads:
-        assert len(set(threads.map(lambda _: follows(TOLD), range(200)))) == 1
+        assert len(set(threads.map(lambda _: follows(TOLD, PROMPT), range(200)))) == 1

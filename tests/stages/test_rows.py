@@ -95,7 +95,7 @@ def test_two_whole_conversations_are_two_answers_to_the_prompt_they_share(tmp_pa
     ("chosen", "rejected", "says"),
     [
         ([USER, ANSWER], [{**USER, "content": "2+2"}, ANSWER], "line 1: the prompts of the two sides differ in turn 1"),
-        ([USER, ANSWER, USER, ANSWER], [USER, ANSWER], "differ in turn 2, .* and None"),
+        ([USER, ANSWER, USER, ANSWER], [USER, ANSWER], "differ in turn 3, .* and None"),
         ([USER, ANSWER, ANSWER], [USER, ANSWER, {**ANSWER, "content": "3"}], "it"),
         ([USER, {"role": "assistant", "content": " "}], [USER, ANSWER], "says nothing"),
     ],

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.base import StageContext, StageError
+from stages.data.rendering import Example
 from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import Monitor
@@ -88,7 +89,7 @@ def test_a_stage_that_is_resumed_compares_with_its_first_start(tmp_path: Path, m
 def test_what_is_squeezed_is_said_once(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
     context = make_context(tmp_path, model)
     policy = load_policy(context)
-    answers = [([5, 6], [7, 8]), ([5], [9])]
+    answers = [Example(prompt_ids=(5, 6), token_ids=(7, 8)), Example(prompt_ids=(5,), token_ids=(9,))]
     watched = Watched(good=answers, bad=answers[::-1], are_pairs=True)
     callback = MonitorCallback(watched, policy, Monitor(every_steps=1, max_tokens=4), 0.1, context)
     state = type("State", (), {"global_step": 0, "max_steps": 9})

@@ -26,6 +26,17 @@ ROWS = [
 """Prompts longer than answers and shorter, answers of one token and of several."""
 
 
+def in_tokens(row: dict[str, str]) -> dict[str, list[int]]:
+    """As TRL makes tokens of texts."""
+    prompt = TOKENIZER.encode(row["prompt"])
+    answers = {
+        side: TOKENIZER.encode(row["prompt"] + row[side] + TOKENIZER.eos_token)[len(prompt) :]
+        for side in ("chosen", "rejected")
+    }
+    ids = {f"{side}_ids": tokens for side, tokens in answers.items()}
+    return {"prompt_ids": prompt, **ids, **{f"{side}_mask": [1] * len(tokens) for side, tokens in answers.items()}}
+
+
 def trainer_of(kind: type, folder: Path, model: Any, peft_config: Any = None, **values: Any) -> Any:
     arguments = trl.DPOConfig(
         output_dir=str(folder),
@@ -39,11 +50,12 @@ def trainer_of(kind: type, folder: Path, model: Any, peft_config: Any = None, **
         **values,
     )
     reference = ReferenceCache(folder / kind.__name__, {})
+    rows = [in_tokens(row) for row in ROWS] if kind is PairTrainer else ROWS
     more = {"precision": "float32", "row_tokens": 40, "reference": reference} if kind is PairTrainer else {}
     return kind(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(ROWS),
+        train_dataset=Dataset.from_list(rows),
         processing_class=TOKENIZER,
         peft_config=peft_config,
         **more,

@@ -1,0 +1,137 @@
+"""What a chat template is given: messages, tools and settings, in the form that it can write.
+
+Everything that makes text of messages goes through `write`: training, sampling, length counts and reward models.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rewards.types import Message
+
+Apply = Callable[..., str]
+"""``apply(messages, add_generation_prompt=..., tools=..., **settings)`` -> text: a tokenizer's template."""
+CALL_ID = "call{:05d}"
+"""Nine letters and digits, as the templates of Mistral's models demand of the id of a tool call."""
+
+
+MARK = "of-a-tool"
+"""Stands for the name of a called tool, and for what one answers, where it is looked whether a template writes them."""
+
+
+class TemplateError(ValueError):
+    """A conversation that a chat template refuses, or of which it leaves something out."""
+
+
+def write(
+    apply: Apply,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a conversation as the template writes it.
+
+    Templates differ in what they take for a tool call: arguments as an object, or as its JSON text; any id, or one of
+    nine letters and digits. The first form is taken that the template does not refuse. Raises TemplateError where it
+    refuses them all, or leaves out a call.
+    """
+    given = {"add_generation_prompt": add_generation_prompt, "tools": tools or None, **(settings or {})}
+    refusal: Exception | None = None
+    for form in _forms(messages):
+        try:
+            text = apply(form, **given)
+        except Exception as error:  # a template may raise anything
+            refusal = refusal or error
+            continue
+        marked, num_marks = _marked(form)
+        if num_marks and apply(marked, **given).count(MARK) < num_marks:
+            raise TemplateError(
+                "the chat template leaves out calls of tools, or what tools answer; use the template of a model that "
+                "calls tools, or conversations without them"
+            )
+        return text
+    assert refusal is not None
+    raise TemplateError(f"the chat template refuses the conversation: {refusal}") from refusal
+
+
+def tools_of(columns: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
+    """Return the schemas of tools that a row brings along."""
+    return columns.get("tools") or None
+
+
+def settings_of(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a row's template is given by name, such as ``enable_thinking``."""
+    return columns.get("chat_template_kwargs") or {}
+
+
+def _forms(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the conversation in each form that a template may want; one without tool calls has only its own."""
+    plain = [{key: value for key, value in turn.items() if key != "weight"} for turn in messages]
+    if not any(turn["role"] == "tool" or turn.get("tool_calls") for turn in plain):
+        yield plain
+        return
+    for turns in (plain, _with_short_ids(plain)):
+        for is_text in (False, True):
+            yield [_with_arguments(turn, is_text) for turn in turns]
+
+
+def _with_short_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the conversation with ids of tool calls that any template takes; answers without one are in order."""
+    short: dict[Any, str] = {}
+    open_ids: list[str] = []
+    found = []
+    for turn in messages:
+        changed = dict(turn)
+        if turn.get("tool_calls"):
+            fresh = [CALL_ID.format(len(short) + at) for at in range(len(turn["tool_calls"]))]
+            pairs = list(zip(turn["tool_calls"], fresh, strict=True))
+            short |= {call.get("id", own): own for call, own in pairs}
+            open_ids = fresh
+            changed["tool_calls"] = [{**call, "id": own} for call, own in pairs]
+        elif turn["role"] == "tool":
+            own = short.get(turn.get("tool_call_id")) or (open_ids[0] if open_ids else CALL_ID.format(0))
+            open_ids = [each for each in open_ids if each != own]
+            changed["tool_call_id"] = own
+        found.append(changed)
+    return found
+
+
+def _with_arguments(turn: Mapping[str, Any], is_text: bool) -> dict[str, Any]:
+    """Return a turn whose calls have their arguments as text, or as objects."""
+    if not turn.get("tool_calls"):
+        return dict(turn)
+    calls = []
+    for call in turn["tool_calls"]:
+        arguments = call["function"].get("arguments", {})
+        if is_text and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        elif not is_text and isinstance(arguments, str):
+            arguments = _parsed(arguments)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**turn, "tool_calls": calls}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        value = json.loads(text) if text.strip() else {}
+    except ValueError:  # what a model wrote need not be JSON; a template that takes text may still write it
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _marked(form: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Return the conversation with a mark in every call and every answer of a tool, and how many these are."""
+    marked, num_marks = [], 0
+    for turn in form:
+        changed = dict(turn)
+        if turn.get("tool_calls"):
+            calls = turn["tool_calls"]
+            changed["tool_calls"] = [{**call, "function": {**call["function"], "name": MARK}} for call in calls]
+            num_marks += len(calls)
+        if turn["role"] == "tool":
+            changed["content"] = MARK
+            num_marks += 1
+        marked.append(changed)
+    return marked, num_marks

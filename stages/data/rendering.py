@@ -1,0 +1,282 @@
+"""Rows become tokens: what is asked, what is answered, and which of the answer's tokens are learned.
+
+The one place where a stage makes tokens of a conversation, for training, sampling, probes and length counts alike. A
+turn is learned in the context in which it is written when the model is used: what the template makes of all turns
+before it, up to where the assistant is to speak. Tokens of the two are compared, not their texts.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from rewards.chat_template import TemplateError, settings_of, tools_of, write
+from rewards.types import Message
+from rollout.types import places_outside
+from stages.data.rows import DataError, Row, place_of, with_columns
+
+TrainOn = Literal["last", "all"]
+Tools = Sequence[Mapping[str, Any]]
+
+OPENED = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
+"""How a prompt ends whose template opens the thinking part for the assistant."""
+SENTINEL = "what-is-said-here"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What is asked and what is answered, in tokens."""
+
+    prompt_ids: tuple[int, ...]
+    """[P] the context, ready to be answered."""
+    token_ids: tuple[int, ...]
+    """[T] what follows: the assistant's turns, each with its end-of-turn token, and what others say between them."""
+    given: tuple[tuple[int, int], ...] = ()
+    """Places [start, end) of answer tokens that the assistant did not write, or is not to learn."""
+
+    @property
+    def whole_ids(self) -> list[int]:
+        """[P + T]"""
+        return [*self.prompt_ids, *self.token_ids]
+
+    @property
+    def learned(self) -> list[int]:
+        """[T] 1 where a token of the answer is learned, else 0."""
+        mask = [0] * len(self.token_ids)
+        for place in places_outside(self.given, len(self.token_ids)):
+            mask[place] = 1
+        return mask
+
+
+class Chat(Protocol):
+    """A model's tokenizer with its chat template."""
+
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Tools | None = None, **settings: Any
+    ) -> str:
+        """Return the conversation as the template writes it."""
+        ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the text's tokens; the template has written all special ones."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the tokens' text, special ones included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerChat:
+    """A `Chat` by a tokenizer of transformers'."""
+
+    tokenizer: Any
+
+    def render(self, messages: Sequence[Message], **given: Any) -> str:
+        """As transformers does."""
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **given))
+
+    def token_ids(self, text: str) -> list[int]:
+        """As `apply_chat_template` does after it has written a conversation."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Nothing is cleaned up."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def prompt_text(chat: Chat, row: Row, tools: Tools | None = None) -> str:
+    """Return a row's prompt as the engine gets it; ``tools`` are shown where the row brings none."""
+    return _text(chat, row, row["prompt"], asks=True, tools=tools)
+
+
+def prompt_ids(chat: Chat, row: Row, tools: Tools | None = None) -> tuple[int, ...]:
+    """Return the tokens of a row's prompt, up to where the assistant is to speak."""
+    return tuple(chat.token_ids(prompt_text(chat, row, tools)))
+
+
+def whole_ids(chat: Chat, row: Row, side: str) -> list[int]:
+    """Return the tokens of a whole conversation, as a reward model reads it; ``side`` is the answer's column."""
+    return chat.token_ids(_text(chat, row, [*row["prompt"], *row[side]], asks=False))
+
+
+def answer(chat: Chat, row: Row, side: str) -> Example:
+    """Return a row's answer as one example after its prompt, such as a pair has two of.
+
+    Raises DataError where its turns are written in different contexts.
+    """
+    first, *others = examples(chat, row, side, "last")
+    asked = prompt_ids(chat, row)
+    lead = len(first.prompt_ids) - len(asked)  # turns of weight 0
+    if others or first.prompt_ids[: len(asked)] != asked:
+        raise DataError(
+            f"{place_of(row)}: the chat template writes earlier turns of {side!r} otherwise once later ones follow, so "
+            "they are no one answer that could be compared as a whole; give each turn a row of its own"
+        )
+    given = tuple((start + lead, end + lead) for start, end in first.given)
+    return Example(
+        prompt_ids=asked,
+        token_ids=first.prompt_ids[len(asked) :] + first.token_ids,
+        given=((0, lead), *given) if lead else given,
+    )
+
+
+def examples(chat: Chat, row: Row, side: str, train_on: TrainOn) -> list[Example]:
+    """Return what is learned of a row: one example, or several where the template shows the turns different contexts.
+
+    ``last``: the assistant's turns of the answer; ``all``: those of the prompt, too. A turn of ``weight: 0`` is not
+    learned. Raises DataError where nothing is left, or where a turn cannot be had in the context it is written in.
+    """
+    turns = [*row["prompt"], *row[side]]
+    first = len(row["prompt"]) if train_on == "last" else 0
+    learned = [
+        at
+        for at, turn in enumerate(turns)
+        if at >= first and turn["role"] == "assistant" and turn.get("weight", 1) != 0
+    ]
+    if not learned:
+        hint = "; train_on: all learns the turns before it" if train_on == "last" else ""
+        raise DataError(f"{place_of(row)}: every turn that could be learned has weight 0{hint}")
+    found: list[_Draft] = []
+    for at in learned:
+        draft = _draft(chat, row, turns, at)
+        if not (found and found[-1].goes_on_to(chat, draft)):
+            found.append(draft)
+    return [Example(prompt_ids=d.prompt_ids, token_ids=tuple(d.token_ids), given=tuple(d.given)) for d in found]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """An example that may go on."""
+
+    prompt_ids: tuple[int, ...]
+    context: str
+    """What the last turn answers."""
+    whole: str
+    """The same with the answer, to its end of the turn."""
+    token_ids: list[int]
+    given: list[tuple[int, int]]
+
+    def goes_on_to(self, chat: Chat, later: "_Draft") -> bool:
+        """Take a later turn if its context is this example and what others say after it, token by token."""
+        if not later.context.startswith(self.whole):
+            return False
+        before = [*self.prompt_ids, *self.token_ids]
+        between = _after(chat, before, self.whole, later.context)
+        if between is None:
+            return False
+        start = len(self.token_ids)
+        self.given.append((start, start + len(between)))
+        self.token_ids += [*between, *later.token_ids]
+        self.context, self.whole = later.context, later.whole
+        return True
+
+
+def _draft(chat: Chat, row: Row, turns: Sequence[Message], at: int) -> _Draft:
+    """Return one turn in its context."""
+    context = _text(chat, row, turns[:at], asks=True)
+    whole = _answered(chat, row, turns[: at + 1], context)
+    if whole is None:
+        written = _text(chat, row, turns[: at + 1], asks=False)
+        raise DataError(
+            f"{place_of(row)}: the model would learn in another context than it answers in. Asked, the chat template "
+            f"writes ...{_end(context, context, written)!r}; with the answer ...{_end(written, context, written)!r}. "
+            "Give answers their thinking part if the template opens one, or set chat_template_kwargs so that it does "
+            "not, such as {enable_thinking: false}"
+        )
+    asked = chat.token_ids(context)
+    token_ids = _after(chat, asked, context, whole)
+    if not token_ids:
+        raise DataError(
+            f"{place_of(row)}: the tokens of turn {at + 1} cannot be told from those before it; the chat template "
+            f"writes {whole[len(context) :]!r:.80} after {context[-40:]!r}"
+        )
+    return _Draft(prompt_ids=tuple(asked), context=context, whole=whole, token_ids=token_ids, given=[])
+
+
+def _answered(chat: Chat, row: Row, turns: Sequence[Message], context: str) -> str | None:
+    """Return the context with its answer, up to the end of the turn; None where the context is another one by then.
+
+    White space after the end of the turn is not the assistant's. Where the template has opened a thinking part and
+    leaves out thoughts once they are answered, the thoughts are taken from the row.
+    """
+    written = _text(chat, row, turns, asks=False)
+    if written.startswith(context):
+        return context + written[len(context) :].rstrip()
+    opened = OPENED.search(context)
+    thoughts = _with_thoughts(turns[-1], opened[1]) if opened else None
+    if thoughts is None:
+        return None
+    marked = _text(chat, row, [*turns[:-1], {"role": "assistant", "content": SENTINEL}], asks=False)
+    start, mark, end = marked.rpartition(SENTINEL)
+    stem = context[: opened.start()] if opened else context
+    return context + thoughts + end.rstrip() if mark and start.startswith(stem.rstrip()) else None
+
+
+def _with_thoughts(turn: Message, tag: str) -> str | None:
+    """Return what an assistant says after a template has opened its thinking part; None where it has no thoughts."""
+    content, apart = turn.get("content") or "", turn.get("reasoning_content") or turn.get("thinking")
+    if turn.get("tool_calls"):
+        return None  # how calls are written only the template knows
+    if apart:
+        return f"{apart.strip()}\n</{tag}>\n\n{content}"
+    head, mark, rest = content.partition(f"</{tag}>")
+    return head.lstrip().removeprefix(f"<{tag}>").lstrip() + mark + rest if mark else None
+
+
+def _after(chat: Chat, before: Sequence[int], text: str, longer: str) -> list[int] | None:
+    """Return the tokens by which a longer text goes on after the tokens of its beginning.
+
+    Where the two texts' tokens merge across the border, the rest is made into tokens by itself; None where these do not
+    spell it.
+    """
+    whole = chat.token_ids(longer)
+    if whole[: len(before)] == list(before):
+        return whole[len(before) :]
+    rest = chat.token_ids(longer[len(text) :])
+    return rest if chat.decode([*before, *rest]) == chat.decode(before) + longer[len(text) :] else None
+
+
+def merges(chat: Chat, row: Row, side: str) -> str | None:
+    """Return the text at the border of prompt and answer where the tokens of the two merge in the whole; else None."""
+    asked, written = prompt_ids(chat, row), _text(chat, row, [*row["prompt"], row[side][0]], asks=False)
+    same = tuple(chat.token_ids(written)[: len(asked)]) == asked
+    return None if same else chat.decode(asked[-1:]) + written[len(chat.decode(asked)) :][:10]
+
+
+def longer_than(
+    chat: Chat, limit: int, rows: Sequence[Row], side: str | None = None, tools: Tools | None = None
+) -> Iterator[tuple[int, int]]:
+    """Yield (place of the row, its tokens) for each row with more than ``limit``: its prompt, or all up to an answer.
+
+    A token is at least a byte, so only rows with more bytes than that, and what the template adds to them, are written
+    out; and those with tools, which templates spread.
+    """
+    if not rows:
+        return
+    bare = with_columns(rows[0], prompt=[{"role": "user", "content": "x"}])
+    added = 2 * len(prompt_ids(chat, bare, tools))  # generously, by turn
+    for at, row in enumerate(rows):
+        turns = [*row["prompt"], *(row[side] if side else ())]
+        is_plain = not tools_of(row) and not any(turn.get("tool_calls") for turn in turns)
+        if is_plain and sum(len(str(text).encode()) for turn in turns for text in (*turn.values(), added)) <= limit:
+            continue
+        length = len(whole_ids(chat, row, side) if side else prompt_ids(chat, row, tools))
+        if length > limit:
+            yield at, length
+
+
+def _text(chat: Chat, row: Row, turns: Sequence[Message], *, asks: bool, tools: Tools | None = None) -> str:
+    try:
+        return write(
+            chat.render, turns, add_generation_prompt=asks, tools=tools_of(row) or tools, settings=settings_of(row)
+        )
+    except TemplateError as error:
+        raise DataError(f"{place_of(row)}: {error}") from error
+
+
+def _end(text: str, one: str, other: str) -> str:
+    """Return what follows in a text where two texts part, with some of what is before it."""
+    same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return text[max(0, same - 30) : same + 30]
