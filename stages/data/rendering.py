@@ -260,7 +260,8 @@ def longer_than(
     for at, row in enumerate(rows):
         turns = [*row["prompt"], *(row[side] if side else ())]
         is_plain = not tools_of(row) and not any(turn.get("tool_calls") for turn in turns)
-        if is_plain and sum(len(str(text).encode()) for turn in turns for text in (*turn.values(), added)) <= limit:
+        num_bytes = sum(len(str(text).encode()) for turn in turns for text in turn.values())
+        if is_plain and num_bytes + added * len(turns) <= limit:
             continue
         length = len(whole_ids(chat, row, side) if side else prompt_ids(chat, row, tools))
         if length > limit:
