@@ -13,10 +13,8 @@ LOOK_S = 3.0
 """How long one attempt to connect may take."""
 CLIENT_PORT = 10001
 """Ray's default for `ray://` addresses."""
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""With what a client of gRPC begins: HTTP/2's first words, and settings of which there are none."""
-SETTINGS = 4
-"""The kind of frame with which a server of gRPC answers."""
+HEAD, CLIENT_SERVER = "/ray.rpc.NodeInfoGcsService/GetClusterId", "/ray.rpc.RayletDriver/ClusterInfo"
+"""What the head of a cluster answers, and what the server of Ray's client does, if only that a token is missing."""
 
 
 class ClusterError(ValueError):
@@ -44,28 +42,29 @@ def cluster_of(ray_address: str | None) -> Cluster | None:
 
 
 def require_there(cluster: Cluster, find: Callable[[], str], *, limit_s: float) -> None:
-    """Return once a server of gRPC answers at the address. Raises ClusterError where none does in time, or none can.
+    """Return once Ray answers at the address. Raises ClusterError where it does not in time, or something else does.
 
     ``find`` returns what `auto` stands for; it raises ConnectionError where there is none.
     """
     try:
-        place = _place(find() if cluster.address == "auto" else cluster.address)
+        address = find() if cluster.address == "auto" else cluster.address
+        place = _place(address)
+        end = time.monotonic() + limit_s
+        while place is not None:
+            try:
+                return _ask(*place, CLIENT_SERVER if address.startswith("ray://") else HEAD)
+            except OSError as error:
+                if time.monotonic() >= end:
+                    host, port = place
+                    said = f"{type(error).__name__}: {error}"
+                    raise ValueError(f"looked for {limit_s:.0f} s at port {port} of {host} ({said})") from error
+            time.sleep(min(1.0, limit_s / 10))
     except (ValueError, ConnectionError) as error:
-        raise ClusterError(f"there is no Ray cluster at {cluster}: {error}; {_way_out(cluster)}") from error
-    if place is None:
-        return
-    end, why = time.monotonic() + limit_s, ""
-    while True:
-        try:
-            return _shake_hands(*place)
-        except OSError as error:
-            why = f"{type(error).__name__}: {error}"
-        if time.monotonic() >= end:
-            raise ClusterError(
-                f"there is no Ray cluster at {cluster}: looked for {limit_s:.0f} s at port {place[1]} of {place[0]} "
-                f"({why}); {_way_out(cluster)}"
-            )
-        time.sleep(min(1.0, limit_s / 10))
+        other = "unset it" if VARIABLE in cluster.source else "leave it out"
+        raise ClusterError(
+            f"there is no Ray cluster at {cluster}: {error}; start the cluster, name the right address, or {other} to "
+            "have Ray start here"
+        ) from error
 
 
 def _place(address: str) -> tuple[str, int] | None:
@@ -83,20 +82,21 @@ def _place(address: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def _shake_hands(host: str, port: int) -> None:
-    """Connect and begin to speak gRPC. Raises OSError where nobody answers so."""
-    with socket.create_connection((host, port), timeout=LOOK_S) as connection:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            return  # what is said first is encrypted
-        connection.sendall(PREFACE)
-        answer = b""
-        while len(answer) < 4 and (more := connection.recv(9 - len(answer))):
-            answer += more
-    if answer[3:4] != bytes([SETTINGS]):
-        said = f"it says {answer[:9]!r}" if answer else "it hangs up"
-        raise ConnectionError(f"something listens there that is no Ray: {said}")
+def _ask(host: str, port: int, method: str) -> None:
+    """Return where Ray answers. Raises OSError where nobody does, ValueError where something else does."""
+    with socket.create_connection((host, port), timeout=LOOK_S):  # what is wrong with it, it says better than gRPC
+        pass
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return  # with certificates that are Ray's to find
+    import grpc
 
-
-def _way_out(cluster: Cluster) -> str:
-    other = "unset it" if VARIABLE in cluster.source else "leave it out"
-    return f"start the cluster, name the right address, or {other} to have Ray start here"
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=LOOK_S)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                way_out = "; a Ray client's server is named ray://host:port" if method == HEAD else ""
+                raise ValueError(f"what answers at port {port} of {host} is no head of a cluster{way_out}") from error
+            if error.code() != grpc.StatusCode.UNAUTHENTICATED:
+                raise ConnectionError(f"{error.code().name}, {error.details()}") from error
