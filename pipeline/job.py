@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.state import locks, write_json
+from pipeline.warned import WarningsFile
+from pipeline.warned import file_name as warned_in
 from rewards.machine import require_seen, use_own_processors
 from rewards.waits import Wait, WaitError, current
 from stages.base import ALONE, NodeLostError, Rank, RunFacts, StageContext, StageError, StageResult
@@ -87,9 +89,10 @@ def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
     )
     from stages.registry import run_stage
 
+    warned = WarningsFile(job.attempt / warned_in(rank.index))
     with WaitsFile(job.attempt / _waits_name(rank.index)).kept():
         try:
-            with _alone_in(job.folder) if rank.index == 0 else nullcontext():
+            with _alone_in(job.folder) if rank.index == 0 else nullcontext(), warned.kept():
                 return Outcome(result=run_stage(job.config, context))
         except Exception as error:
             logger.error("stage %s failed\n%s", job.name, traceback.format_exc())

@@ -10,6 +10,7 @@ from pipeline.plan import Step
 from pipeline.progress import Row, newest_lines
 from pipeline.standing import waits_of
 from pipeline.terminal import console, printable, say
+from pipeline.warned import kind, warnings_of
 
 SHOWN = re.compile(
     r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
@@ -29,6 +30,14 @@ class Lines:
         self._next = 0.0
         self._told: tuple[str, Row] | None = None
         """What was told last, and of which stage; an exam's line may be of the same step as the one before."""
+        self._warned = set[str]()
+
+    def tell_warnings(self, step: Step, attempt: Path) -> None:
+        """Print what a stage warns of, if no stage or attempt has warned of it yet."""
+        for text in warnings_of(attempt):
+            if kind(text) not in self._warned:
+                self._warned.add(kind(text))
+                say(f"stage {step.name} warned: {text}", style="yellow")
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
@@ -36,7 +45,8 @@ class Lines:
         self._next = time.monotonic() + self.EVERY_S
 
     def works(self, step: Step, attempt: Path) -> None:
-        """Print the stage's newest line of metrics, now and then."""
+        """Print what the stage warns of, once each, and now and then its newest line of metrics."""
+        self.tell_warnings(step, attempt)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self.EVERY_S

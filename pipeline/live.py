@@ -30,10 +30,11 @@ DRIVER_LOG = "driver.log"
 
 
 class LiveView(Lines):
-    """An observer that announces stages as `Lines` does, and draws all else."""
+    """An observer that announces stages as `Lines` does, and what they warn of, above what is drawn: all else."""
 
     def works(self, step: Step, attempt: Path) -> None:
-        """Say nothing: it is drawn."""
+        """Print what the stage warns of; how it goes on is drawn."""
+        self.tell_warnings(step, attempt)
 
 
 @contextmanager

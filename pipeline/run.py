@@ -156,6 +156,7 @@ def _attempt(
     except Exception as error:  # the cluster, not the stage
         outcome = Outcome(cause=f"it could not be launched: {error}")
     seconds = time.monotonic() - started
+    observer.works(step, job.attempt)  # what came since the last look
     ended = replace(
         running, status="done" if outcome.result else "failed", wall_s=before.wall_s + seconds, cause=outcome.cause
     )

@@ -1,11 +1,13 @@
-"""What looks like a secret in a recipe. A recipe is kept, shown and handed to trackers, so none may be in it."""
+"""What looks like a secret. A recipe is kept, shown and handed to trackers, so none may be in it; nor in a warning."""
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 LEAST_LENGTH = 8
 """Shorter texts are no secrets, nor are tokens of a tokenizer, such as `<|im_end|>`."""
+HIDDEN = "***"
 _NAMES = re.compile(
     r"token|(?:.*[_\W])?(?:(?:api|access|private|secret|auth)[_\W]?key|secret|passw(?:or)?d|credentials?|authorization"
     r"|bearer|(?:api|access|auth|hub|hf|github|wandb|secret|session|refresh)[_\W]?token)",
@@ -17,6 +19,15 @@ _IN_ADDRESS = re.compile(
 )
 _KNOWN = re.compile(r"\b(?:sk-[\w-]{16,}|hf_\w{20,}|gh[pousr]_\w{20,}|xox[abp]-[\w-]{10,}|AKIA[A-Z0-9]{16})")
 """Of OpenAI and its like, Hugging Face, GitHub, Slack, Amazon."""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with what looks like a secret in it written as `***`: by its form, in an address, or because a
+    variable of this process's environment that is called like one has it."""
+    for name, value in os.environ.items():
+        if len(value) >= LEAST_LENGTH and _NAMES.fullmatch(name):
+            text = text.replace(value, HIDDEN)
+    return _KNOWN.sub(HIDDEN, _IN_ADDRESS.sub(f"://{HIDDEN}", text))
 
 
 def secrets_in(tree: Any, text: str = "") -> Iterator[str]:

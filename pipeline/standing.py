@@ -15,6 +15,7 @@ from pipeline.plan import NEVER_RAN
 from pipeline.progress import Progress, newest_lines, progress
 from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status, last_sign_of_life
 from pipeline.summary import exams_of, gains_of
+from pipeline.warned import told_once, warnings_of
 from rewards.waits import Waiting
 from stages.base import Estimate, StageResult
 
@@ -40,6 +41,8 @@ class StageStanding:
     """Seconds since its newest attempt last wrote something; None for never."""
     waits: Sequence[str]
     """What its processes wait for, each with the time since it began and its limit."""
+    warnings: Sequence[str]
+    """What the processes of its newest attempt warned of, each once."""
     progress: Progress | None
     """None before the first step."""
 
@@ -68,6 +71,11 @@ class Standing:
     def wall_s(self) -> float:
         """Seconds spent in stages, over all their attempts."""
         return sum(stage.wall_s for stage in self.stages)
+
+    @property
+    def warnings(self) -> Sequence[tuple[str, str]]:
+        """What stages warned of, with the first that did."""
+        return list(told_once({stage.name: stage.warnings for stage in self.stages}))
 
     @property
     def exams(self) -> Mapping[str, Mapping[str, Estimate]]:
@@ -129,6 +137,7 @@ def _stage(folder: RunFolder, name: str, kind: str, state: StageState, *, is_dri
         cause=state.cause,
         silent_s=max(0.0, now - last) if last else None,
         waits=waits_of(attempt) if is_running and is_driven else (),
+        warnings=warnings_of(attempt),
         progress=progress(newest_lines(attempt / "metrics.jsonl"), now),
     )
 

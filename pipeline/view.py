@@ -69,11 +69,18 @@ SHOWN: Mapping[str, Sequence[tuple[str, str, Format]]] = {
 
 
 def view(standing: Standing, *, height: int | None = None) -> RenderableType:
-    """Return a run's whole view; of many stages no more than ``height`` lines leave room for."""
+    """Return a run's whole view; of many stages no more than ``height`` lines leave room for, and then no warnings:
+    what is drawn over and over has them printed above it."""
     room = None if height is None else max(3, height - HEIGHT_OF_DETAILS)
     blocks = [block for stage in standing.stages for block in _block(stage, standing)]
+    if height is None:
+        blocks += [_warning(stage, text) for stage, text in standing.warnings]
     notes = [Text(f"\n{printable(note)}", style="yellow", overflow="fold") for note in standing.notes]
     return Group(stage_table(standing, most=room), *blocks, *notes)
+
+
+def _warning(stage: str, text: str) -> Text:
+    return Text(f"stage {printable(stage)} warned: {printable(text)}", style="yellow", overflow="fold")
 
 
 def stage_table(standing: Standing, *, most: int | None = None) -> Table:

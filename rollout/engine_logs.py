@@ -1,10 +1,41 @@
-"""What engines print: where it goes, and what it says of their end."""
+"""What engines print: where it goes, what they warn of, and what it says of their end."""
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from rollout.engine import EngineModel
+
+EXPECTED = (
+    # what we set, and vLLM says that it was set
+    "This model does not officially support disabling chunked prefill",
+    "Enforce eager set, disabling torch.compile",
+    "Inductor compilation was disabled by user settings",
+    "Using None for EOS token id because tokenizer is not initialized",
+    "[shutdown] Process manager: force killing remaining process",
+    # what holds for every model on a CPU, or follows from the lack of Triton, which is told
+    "Reset SSM cache type to float32 for accelerated GDN mamba backend 'none'",
+    "Model Runner V2 requires Triton; using the V1 model runner instead",
+    # a table that is computed and not sent; that all weights have arrived is proved after each sync
+    "RotaryEmbedding: Failed to load weights",
+    # vLLM's own code, which looks through all of torch
+    "`torch.distributed.reduce_op` is deprecated",
+)
+"""How those lines of vLLM's begin that each of our engines prints, and that tell its user nothing. They stay in the
+log; a warning that is not among them is told."""
+_VLLM = re.compile(r"^(?:\([^)]*\) )?(?:WARNING|ERROR) \d\d-\d\d [\d:]+ \[[^]]*\] (.+)$", re.MULTILINE)
+"""A line of vLLM's, with the process before it that printed it."""
+_PYTHON = re.compile(r"^(?:\([^)]*\) )?(\S+\.py):\d+: \w*Warning: (.+)$", re.MULTILINE)
+"""The first line of one of Python's own warnings."""
+
+
+def warnings_in(log: str) -> Iterator[tuple[str, str]]:
+    """Yield what an engine warned of, as its log has it, and the file that did: `vllm` for vLLM's own lines."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    found = [("vllm", line[1]) for line in _VLLM.finditer(plain)]
+    found += [(line[1], line[2]) for line in _PYTHON.finditer(plain)]
+    yield from ((file, text) for file, text in found if not text.startswith(EXPECTED))
 
 
 def log_file(model: EngineModel, at: int) -> Path | None:

@@ -97,11 +97,13 @@ class VLLMEngine:
 
         At its deadline it is given up, and the output is what there is until then.
         """
+        from vllm.inputs.engine import tokens_input
+
         name = uuid4().hex
 
         async def last_output() -> Any:
             # keys and values that older weights have made of the same prompt are another prompt's
-            prompt = {"prompt_token_ids": list(token_ids), "cache_salt": self._cache_salt}
+            prompt = tokens_input(list(token_ids), cache_salt=self._cache_salt)
             return [output async for output in self._llm.generate(prompt, params, name)][-1]
 
         ending = asyncio.create_task(self._end_late(name, deadline_s)) if deadline_s is not None else None

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rollout.config import EngineConfig, VLLMEngineConfig
 from rollout.engine import Precision
+from rollout.engine_logs import warnings_in as warnings_in  # for those who look at runs
 from rollout.types import NodeLostError as NodeLostError  # for those who run stages
 from stages.data.config import DataConfig
 from stages.data.rows import Row

@@ -25,6 +25,7 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
     """
     run = read(config, folder)
     notes = list(run.notes)
+    notes += [f"stage {stage} warned: {text}" for stage, text in run.standing.warnings]
     samples = _samples(run, notes)
     read_files = sum(found.num_read for found in samples.values())
     num_files = sum(found.num_files for found in samples.values())
