@@ -39,7 +39,7 @@ def role(process: psutil.Process) -> str | None:
 
 
 def _is_driver(process: psutil.Process) -> bool:
-    """Say whether a process leads a session and runs what the command line has forked off, as Ray's driver alone does."""
+    """Say whether a process leads a session and runs what the command line forked off: Ray's driver alone does."""
     try:
         return os.getsid(process.pid) == process.pid and "--multiprocessing-fork" in process.cmdline()
     except (psutil.NoSuchProcess, ProcessLookupError):
