@@ -1,7 +1,7 @@
 """Everything that is known to be wrong with a recipe before anything heavy starts, and what would run."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pipeline.graph import order
 from pipeline.plan import Planner, Step
 from pipeline.state import RunFolder
 from pipeline.tracking import missing
+from stages.adapter_check import AdapterTrial
 from stages.base import Problem
 from stages.data.read_once import ReadOnce
 from stages.gold_trials import GoldTrial, start_gold_trials
@@ -35,14 +36,20 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     gc.set_threshold(100_000)  # rows are many and live to the end: walking them again and again took a fifth of it
     trials = start_gold_trials(config.stages)  # rewards are imported elsewhere while this process reads the data
     read = ReadOnce()
-    found = list(check_data(config.stages, config.facts, read))
-    found += _gold(trials, read, stop=any(not line.startswith("note:") for line in found))
+    with AdapterTrial(config.stages, config.facts) as adapters:
+        found = list(check_data(config.stages, config.facts, read))
+        found += _gold(trials, read, stop=_has_problems(found))
+        found += [] if _has_problems(found) else adapters.problems()
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     problems += list(missing(config))
     notes += list(_memory(config))
     steps = [] if problems else Planner(config, folder).plan()
     return Findings(problems=problems, notes=notes, steps=steps)
+
+
+def _has_problems(found: Sequence[Problem]) -> bool:
+    return any(not line.startswith("note:") for line in found)
 
 
 def _gold(trials: list[GoldTrial], read: ReadOnce, *, stop: bool) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """Which parameters train, and what acts in the end: adapters by PEFT."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import peft
@@ -8,7 +8,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from rollout.weight_sync import policy_weights
-from stages.training import FullParams, LoraParams
+from stages.adapter_config import FullParams, LoraParams
+from stages.base import StageError
+
+EVA_SEQUENCES, EVA_PASSES = 8, 16
+"""How many sequences EVA is given at once, and how often all of them at most."""
+MOST_FOR_EVA = 256
+"""Sequences that are enough for it."""
 
 
 def lora_config(params: FullParams | LoraParams, task: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM") -> Any:
@@ -18,14 +24,55 @@ def lora_config(params: FullParams | LoraParams, task: Literal["CAUSAL_LM", "SEQ
     """
     if isinstance(params, FullParams):
         return None
+    extra: dict[str, Any] = dict(params.extra)
+    if params.start == "eva":
+        extra["eva_config"] = peft.EvaConfig(**{"rho": 1.0, **(extra.get("eva_config") or {})})
     return peft.LoraConfig(
         task_type=task,
         r=params.r,
         lora_alpha=params.alpha,
         lora_dropout=params.dropout,
         target_modules=params.target_modules,
-        **params.extra,
+        **extra,
     )
+
+
+def begin_by_data(model: Any, params: FullParams | LoraParams, sequences: Sequence[Sequence[int]]) -> None:
+    """Have an adapter with `init_lora_weights: eva` begin along what the base's layers are given on these tokens most.
+
+    Paischer et al. 2024, arXiv 2410.07170; with others nothing is done. Raises StageError where the tokens are too few
+    to tell that.
+    """
+    if isinstance(params, FullParams) or params.start != "eva":
+        return
+    device = next(model.parameters()).device
+    groups = [sequences[start : start + EVA_SEQUENCES] for start in range(0, len(sequences), EVA_SEQUENCES)]
+    told = f"{params.r} directions that stay the same within {EVA_PASSES} passes over {sum(map(len, sequences))} tokens"
+    passes = _Passes([_padded(group, device) for group in groups], told)
+    peft.initialize_lora_eva_weights(model, passes, show_progress_bar=False)
+
+
+class _Passes:
+    """Batches over and over, as EVA reads them until it knows enough, but not for ever."""
+
+    def __init__(self, batches: Sequence[dict[str, torch.Tensor]], sought: str) -> None:
+        self._batches = batches
+        self._sought = sought
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for _ in range(EVA_PASSES):
+            yield from self._batches
+        raise StageError(
+            f"params.extra.init_lora_weights: eva did not find {self._sought}; lower params.r, give more data, or take "
+            "gaussian"
+        )
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    longest = max(map(len, sequences))
+    ids = [[*tokens, *[0] * (longest - len(tokens))] for tokens in sequences]
+    mask = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in sequences]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

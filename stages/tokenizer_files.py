@@ -90,7 +90,7 @@ def normalised(folder: Path, *, trust_remote_code: bool) -> Iterator[Path]:
     It does so in a process of its own. Raises ModelFolderError with what it says where it cannot.
     """
     with TemporaryDirectory(prefix="strop_tokenizer_") as plain:
-        command = [sys.executable, "-c", NORMALISE, str(folder.resolve()), plain, str(trust_remote_code)]
+        command = [sys.executable, "-P", "-c", NORMALISE, str(folder.resolve()), plain, str(trust_remote_code)]
         try:
             ended = subprocess.run(
                 command, capture_output=True, text=True, timeout=NORMALISE_TIMEOUT_S, stdin=subprocess.DEVNULL

@@ -2,54 +2,14 @@
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from rollout.engine import Precision
+from stages.adapter_config import FullParams, LoraParams
 from stages.base import Config, StageConfig
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 """Our names of learning rate schedules -> transformers'."""
-
-
-class FullParams(Config):
-    """Every parameter trains."""
-
-    type: Literal["full"] = "full"
-
-
-class LoraParams(Config):
-    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it beside."""
-
-    type: Literal["lora"] = "lora"
-    r: int = Field(default=16, ge=1)
-    """Rank."""
-    alpha: float = 32.0
-    """The adapter's effect is scaled by alpha / r."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: list[str] | str = "all-linear"
-    """Module names, or `all-linear`."""
-    extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """Any further field of PEFT's LoraConfig."""
-
-
-NOT_SERVED = ("use_dora", "lora_bias", "modules_to_save", "target_parameters", "trainable_token_indices")
-"""Fields of LoraConfig whose effect is not in the adapter's two matrices, so that engines would not get it."""
-
-
-def require_servable(params: FullParams | LoraParams) -> None:
-    """Raise ValueError where engines cannot be sent all that an adapter changes."""
-    wrong = [name for name in NOT_SERVED if isinstance(params, LoraParams) and params.extra.get(name)]
-    if wrong:
-        raise ValueError(f"params.extra.{wrong[0]} changes more than engines are sent; leave it out of this stage")
-
-
-def require_no_dropout(params: FullParams | LoraParams) -> None:
-    """Raise ValueError where an adapter drops out: a comparison of two passes would show it as a change."""
-    if isinstance(params, LoraParams) and params.dropout > 0:
-        raise ValueError(
-            f"params.dropout is {params.dropout:g}, and must be 0 in a stage that compares two passes over the same "
-            "tokens: it would show as a change of the policy"
-        )
 
 
 class CheckpointConfig(Config):
@@ -78,6 +38,9 @@ class TrainingStageConfig(StageConfig):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm."""
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    adapts: ClassVar[Literal["CAUSAL_LM", "SEQ_CLS"]] = "CAUSAL_LM"
+    """PEFT's name for what an adapter is put on."""
 
     def bytes_per_parameter(self, precision: Precision) -> float:
         """Gradients and AdamW's two moments come on top, of what trains."""

@@ -7,6 +7,13 @@ from pydantic import Field, model_validator
 
 from rollout.config import ByDifficulty, PromptOrder, Shuffled
 from rollout.engine import Precision
+from stages.adapter_config import (
+    require_fixed_data,
+    require_no_dropout,
+    require_servable,
+    require_start_of_reference,
+    require_still_base,
+)
 from stages.answering import SamplingStageConfig
 from stages.base import Config
 from stages.data.rows import Row
@@ -19,7 +26,7 @@ from stages.grpo.loss_config import (
     LossConfig,
     OnlinePreference,
 )
-from stages.training import TrainingStageConfig, require_no_dropout, require_servable
+from stages.training import TrainingStageConfig
 
 
 def steps_of_solution(solution: Any, separator: str) -> list[str]:
@@ -161,6 +168,10 @@ class GRPOStage(SamplingStageConfig, TrainingStageConfig):
     def _adapter_can_be_compared_and_served(self) -> Self:
         require_no_dropout(self.params)
         require_servable(self.params)
+        require_fixed_data(self.params)
+        if self.has_reference:
+            require_start_of_reference(self.params)
+            require_still_base(self.params)
         return self
 
     def columns(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from rollout.engine import Precision
+from stages.adapter_config import require_no_dropout, require_servable, require_start_of_reference
 from stages.base import Config, StageConfig
 from stages.data.config import DataConfig, DataSetConfig
 from stages.data.rows import Row
@@ -14,7 +15,7 @@ from stages.pairs.config import PairsStage
 from stages.preference.labels import require_both
 from stages.preference.loss_config import DPOLoss, KTOLoss, Labelling, PreferenceLoss
 from stages.preference.losses import only_good, require_good
-from stages.training import SupervisedConfig, require_no_dropout, require_servable
+from stages.training import SupervisedConfig
 
 
 class StageData(Config):
@@ -126,6 +127,12 @@ class PreferenceStage(PairedConfig):
             raise ValueError("early_stop examines checkpoints, and checkpoint.every_steps is 0; say how often")
         if self.early_stop is not None:
             require_servable(self.params)
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_begins_as_the_reference(self) -> Self:
+        if self.loss.has_reference:
+            require_start_of_reference(self.params)
         return self
 
     @property

@@ -6,6 +6,7 @@ from stages.base import StageContext, StageResult
 from stages.evaluate.early_stop import open_early_stop
 from stages.hand_over import save_policy
 from stages.models import load_policy, without_dropout
+from stages.params import MOST_FOR_EVA, begin_by_data
 from stages.preference.config import PreferenceStage
 from stages.preference.loss_config import KTOLoss
 from stages.preference.monitor import MonitorCallback
@@ -24,6 +25,7 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
     policy = load_policy(context)
     without_dropout(policy.model)  # two passes over the same tokens must agree, whatever the mode
     trainer = objective.trainer(rows, policy, config, context)
+    begin_by_data(trainer.model, config.params, objective.token_ids(trainer, num=MOST_FOR_EVA))
     policy = replace(policy, model=trainer.model)
     start = objective.check_start(trainer, policy, context)
     if config.monitor is not None:

@@ -23,6 +23,7 @@ class RewardModelStage(PairedConfig):
     """Share of prompts whose pairs are not learned from; accuracy and calibration are told on them."""
 
     produces: ClassVar[str] = "reward_model"
+    adapts: ClassVar[Literal["CAUSAL_LM", "SEQ_CLS"]] = "SEQ_CLS"
     leaves_out_too_long: ClassVar[bool] = True
 
     @model_validator(mode="after")

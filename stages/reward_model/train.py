@@ -23,7 +23,7 @@ from stages.models import (
     require_model,
     verify_files,
 )
-from stages.params import lora_config
+from stages.params import MOST_FOR_EVA, begin_by_data, lora_config
 from stages.preference.source import load_pairs, split
 from stages.reward_model.calibration import calibration
 from stages.reward_model.config import RewardModelStage
@@ -41,16 +41,18 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     tokenizer = load_tokenizer(folder, context.facts)
     if (folder / artifact.MANIFEST).is_file():
         verify_files(folder, tokenizer, context.facts)
-    model = load_with_head(context)
+    model, chat = load_with_head(context), TokenizerChat(tokenizer)
     give_own_pad(tokenizer, model, {*end_tokens(folder, tokenizer), *rendered_probe(tokenizer)})
     trainer = trl.RewardTrainer(
         model=model,
         args=to_trl(config, context),
-        train_dataset=Dataset.from_list([in_tokens(TokenizerChat(tokenizer), pair, config) for pair in learned]),
+        train_dataset=Dataset.from_list([in_tokens(chat, pair, config) for pair in learned]),
         processing_class=tokenizer,
         peft_config=lora_config(config.params, "SEQ_CLS"),
     )
     require_no_pad(trainer.train_dataset, tokenizer)
+    read = [whole_ids(chat, pair, "chosen")[: config.max_tokens] for pair in learned[:MOST_FOR_EVA]]
+    begin_by_data(trainer.model, config.params, read)
     version = train(trainer, config, context)
     save(trainer.model, tokenizer, config, context, version, learned)
     return StageResult(

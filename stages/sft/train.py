@@ -11,7 +11,7 @@ from stages.data.rendering import Example, TokenizerChat, examples
 from stages.data.rows import load_rows
 from stages.hand_over import save_policy
 from stages.models import load_policy
-from stages.params import lora_config
+from stages.params import MOST_FOR_EVA, begin_by_data, lora_config
 from stages.sft.config import SFTStage
 from stages.trainer import train, trainer_arguments
 
@@ -29,6 +29,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.params),
     )
+    read = [example.whole_ids[: config.max_tokens] for example in learned[:MOST_FOR_EVA]]
+    begin_by_data(trainer.model, config.params, read)
     version = train(trainer, config, context)
     trained = replace(policy, model=trainer.model)
     probes = [example.whole_ids for example in learned[:16]]

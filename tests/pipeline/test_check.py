@@ -49,7 +49,7 @@ def check(tmp_path: Path, recipe: dict[str, Any]) -> "subprocess.CompletedProces
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     command = [sys.executable, "-m", "pipeline.cli", "check", str(path), "--runs", str(tmp_path / "runs")]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=180)
 
 
 def assert_refused(result: "subprocess.CompletedProcess[str]", tmp_path: Path, *says: str) -> None:

@@ -221,3 +221,17 @@ def test_an_added_token_without_a_row_is_refused_where_it_is_used_and_noted_else
 def test_a_template_that_refuses_a_conversation_is_no_fault_of_ours(tmp_path: Path, recipe: dict[str, Any]) -> None:
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ raise_exception('a system turn first') }}")
     assert_refused(check(tmp_path, recipe), tmp_path, "refuses the conversation: a system turn first")
+
+
+def test_adapters_are_built_before_the_run(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    rows = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "no"} for row in ROWS]
+    own = {"target_modules": ["q_proj", "v_proj"], "extra": {"rank_pattern": {"v_proj": 2}, "use_rslora": True}}
+    recipe["stages"]["sft"]["params"] = {"type": "lora", "r": 4, **own}
+    recipe["stages"]["rm"] = {"kind": "reward_model", "data": write(tmp_path / "p.jsonl", rows), "num_steps": 1,
+                              "params": {"type": "lora", "extra": {"init_lora_weights": "eva"}}}  # fmt: skip
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+    recipe["stages"]["sft"]["params"]["target_modules"] = ["q_proj", "nope"]
+    recipe["stages"]["rm"]["params"]["extra"] = {"rang": 3}
+    says = ["stage 'sft': params: target_modules has 'nope'", "stage 'rm': params: PEFT refuses the adapter", "'rang'"]
+    assert_refused(check(tmp_path, recipe), tmp_path, *says)

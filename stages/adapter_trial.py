@@ -1,0 +1,83 @@
+"""Adapters put on a model without weights, in a process of its own: what PEFT says of a recipe's. `adapter_check` asks.
+
+Reads {folder, trust_remote_code, adapters: [[params, task], ...]} as JSON, writes a list of what is wrong with each.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+
+from stages.adapter_config import LoraParams
+from stages.params import lora_config
+
+AUTO_CLASSES = {
+    "CAUSAL_LM": transformers.AutoModelForCausalLM,
+    "SEQ_CLS": transformers.AutoModelForSequenceClassification,
+}
+
+
+def main() -> None:
+    """Answer what standard input asks."""
+    asked = json.load(sys.stdin)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    config = transformers.AutoConfig.from_pretrained(
+        Path(asked["folder"]), trust_remote_code=asked["trust_remote_code"], num_labels=1
+    )
+    problems = [
+        list(problems_of(LoraParams.model_validate(params), task, config, trust_remote_code=asked["trust_remote_code"]))
+        for params, task in asked["adapters"]
+    ]
+    print(json.dumps(problems))
+
+
+def problems_of(params: LoraParams, task: Any, config: Any, *, trust_remote_code: bool) -> Iterator[str]:
+    """Say what is wrong with an adapter on a model of this config."""
+    with torch.device("meta"):
+        model = AUTO_CLASSES[task].from_config(config, trust_remote_code=trust_remote_code)
+    inner = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Embedding)]
+    num_layers = config.get_text_config().num_hidden_layers
+    try:
+        adapted = peft.get_peft_model(model, lora_config(params, task))
+    except Exception as error:  # PEFT raises many kinds
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield f"PEFT refuses the adapter: {told:.300}; modules that can have one are {_ends(inner)}"
+        return
+    if not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "lora_" in name):
+        yield "nothing of the adapter trains"
+    extra = params.extra
+    targets = params.target_modules if isinstance(params.target_modules, list) else []
+    for key, names in {"target_modules": targets, **{f"extra.{key}": extra.get(key) for key in BY_NAME}}.items():
+        for name in names if isinstance(names, list | dict) else []:
+            if not _matches(str(name), inner, is_pattern=key.endswith("_pattern")):
+                yield f"{key} has {name!r}, which no module is called; they are {_ends(inner)}"
+    layers = extra.get("layers_to_transform")
+    if wrong := [n for n in (layers if isinstance(layers, list) else [layers]) if n is not None and n >= num_layers]:
+        yield f"extra.layers_to_transform has {wrong[0]}, and the model's layers are 0 to {num_layers - 1}"
+
+
+BY_NAME = ("rank_pattern", "alpha_pattern", "exclude_modules", "modules_to_save")
+"""Fields that name modules, which PEFT passes over where there are none."""
+
+
+def _matches(name: str, inner: Sequence[str], *, is_pattern: bool) -> bool:
+    import re
+
+    if is_pattern:  # as PEFT reads them
+        return any(re.match(rf"(.*\.)?({name})$", each) for each in inner)
+    return any(each == name or each.endswith(f".{name}") for each in inner)
+
+
+def _ends(names: Sequence[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+
+
+if __name__ == "__main__":
+    main()
