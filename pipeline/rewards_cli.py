@@ -36,8 +36,7 @@ def score_command(reward: Specs, data: Data, deadline_s: Deadline = 20.0, worker
         setup = offline.setup(reward, deadline_s=deadline_s, num_workers=workers)
         start, causes, values = time.monotonic(), Counter[str](), list[float]()
         for score in offline.score_file(data, setup):
-            line = {"value": score.value, "cause": score.cause, "parts": dict(score.parts), "seconds": score.seconds}
-            print(json.dumps({**line, **({"detail": score.detail} if score.detail else {})}), flush=True)
+            print(json.dumps(offline.line(score)), flush=True)
             causes[score.cause] += 1
             values += [score.value] if score.value is not None else []
         seconds = time.monotonic() - start
@@ -86,7 +85,12 @@ def rescore_command(
     table = Table(title=title, title_justify="left")
     table.add_column("of the stored groups")
     table.add_column("", justify="right")
-    for name, value in asdict(found).items():
+    told = asdict(found)
+    changed = told.pop("changed")
+    for name, value in told.items():
         shown = "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), shown)
     console.print(table)
+    for one in changed:
+        reads = "; ".join(f"{label} read {read!r}" for label, read in one["reads"].items()) or "no answer was read"
+        say(f"{one['prompt_id']}: {one['before']} -> {one['after']}; {reads}")

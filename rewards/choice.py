@@ -3,8 +3,8 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from rewards.final_answer import final_answer, missing
-from rewards.types import RewardFunction
+from rewards.final_answer import final_answer, last_turns, missing
+from rewards.types import Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import ChoiceRewardConfig
@@ -21,19 +21,21 @@ def load(config: "ChoiceRewardConfig") -> RewardFunction:
     """
     column, letters = config.answer_column, config.letters
 
-    def choice(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+    def choice(
+        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
+    ) -> list[float | Mark | None]:
         if column not in columns:
             raise missing(column, columns)
-        picks = [pick(turns[-1]["content"], letters) for turns in completions]
+        picks = [pick(text, letters, opening) for text, opening in last_turns(completions, openings)]
         golds = [letter(gold, letters) for gold in columns[column]]
-        return [float(picked == gold) for picked, gold in zip(picks, golds, strict=True)]
+        return [Mark(value=float(one == gold), read=one or "") for one, gold in zip(picks, golds, strict=True)]
 
     return choice
 
 
-def pick(text: str, letters: str) -> str | None:
+def pick(text: str, letters: str, opening: str = "") -> str | None:
     """Return the letter that an answer picks, or None."""
-    found = {one for one in _LONE_LETTER.findall(final_answer(text)) if one in letters}
+    found = {one for one in _LONE_LETTER.findall(final_answer(text, opening).text) if one in letters}
     return found.pop() if len(found) == 1 else None
 
 

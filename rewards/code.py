@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.code_analysis import check_rules, deduction
 from rewards.code_tests import tests_of
+from rewards.final_answer import answer_part, last_turns
 from rewards.sandbox import Limits, Sandbox, Trial
 from rewards.types import RewardFunction
 
@@ -46,10 +47,12 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
     if config.deduct:
         check_rules(config.deduct)
 
-    def code(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
+    def code(
+        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
+    ) -> list[float | None]:
         if config.tests_column not in columns:
             raise ValueError(f"the tests' column {config.tests_column!r} is missing; the data has {sorted(columns)}")
-        programs = [last_program(turns[-1]["content"]) for turns in completions]
+        programs = [last_program(answer_part(*turn)) for turn in last_turns(completions, openings)]
         rows = [{name: values[at] for name, values in columns.items()} for at in range(len(programs))]
         with ThreadPoolExecutor(config.parallel) as pool:
             return list(pool.map(functools.partial(_mark, config, sandbox), programs, rows))

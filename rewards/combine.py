@@ -8,13 +8,14 @@ Shapes: G attempts of a group.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rewards.combinations import Combination, Gated, NormalizedSum, WeightedSum
 from rewards.combine_config import CombineConfig
 from rewards.config import RewardConfig
 from rewards.controllers import Constrained, GradientGuided, HypervolumeGuided
-from rewards.types import FAILURES, Cause, Graded, Mark, RewardError, Score
+from rewards.types import FAILURES, Graded, Mark, RewardError, Score
 
 COMBINATIONS: dict[str, Callable[[Any, Mapping[str, float]], Combination]] = {
     "weighted_sum": WeightedSum,
@@ -35,13 +36,13 @@ def scores(combination: Combination, graded: Graded) -> list[Score]:
     scorable = [parts for parts, failure in zip(parts_G, failures_G, strict=True) if failure is None]
     values = iter(combination.values(scorable))
     found = []
-    for parts, failure in zip(parts_G, failures_G, strict=True):
+    for marks, parts, failure in zip(marks_G, parts_G, failures_G, strict=True):
+        reads = {label: mark.read for label, mark in marks.items() if mark.read}
+        score = Score(value=None, cause="not_applicable", parts=parts, reads=reads, seconds=graded.seconds)
         if failure is not None:
-            score = Score(value=None, cause=failure.cause, parts=parts, seconds=graded.seconds, detail=failure.detail)
-        else:
-            value = next(values)
-            cause: Cause = "not_applicable" if value is None else "ok"
-            score = Score(value=value, cause=cause, parts=parts, seconds=graded.seconds)
+            score = replace(score, cause=failure.cause, detail=failure.detail)
+        elif (value := next(values)) is not None:
+            score = replace(score, value=value, cause="ok")
         found.append(score)
     return found
 

@@ -1,35 +1,195 @@
-r"""Where an answer ends: what its last box holds, or what follows the last `Answer:`, or all of it."""
+r"""What the final answer of a text is: the one place that decides it, for every reward that reads an answer.
+
+It is looked for in what is said after the thoughts (`rewards.thinking`); there in the last `<answer>...</answer>`, if
+there is one; and there it is what the last box holds, or else what the text announces (`The answer is ...`, GSM8K's
+`#### ...`), or else what it ends with in bold, or else all of it.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-BOX = r"\boxed{"
-_ANNOUNCED = re.compile(r"(?im)^.*\banswer\s*(?:is|:)\s*:?\s*(.+?)\s*$")
+from rewards.thinking import said
+
+How = Literal["box", "announced", "emphasis", "element", "all"]
+
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=\{)|\\boxed\s+(?=[\w.-])")
+_BARE = re.compile(r"[\w.-]+")
+_BOX_GOES_ON = re.compile(
+    r"[\s$]*(?:\\\)\s*)?(\\?%|(?:per ?cent|percentage|pct|thousand|million|billion|trillion|dozen)\b)"
+)
+"""What belongs to a number in a box though it stands behind it."""
+_STYLE = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf|tt|bb)|mbox|hbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\(?:quad|qquad|[,;:! ]|displaystyle\b)|\\[()\[\]]|[$&~*]|\\\\")
+_DENIAL = r"(?!(?:is|was|no|not|but|wait|wrong|then|so|oops|actually|correction|rather)\b)"
+_JOINT = re.compile(
+    rf"\s*(?:{_DENIAL}[a-z]+\s+){{0,2}}(?:for part \(\w\)\s+)?"  # a box's unit
+    r"(?:[,;]\s*(?:and|or)?|and|or|\\(?:lor|vee|land|wedge))\s*"
+    rf"(?:{_DENIAL}\\?[a-z]\w*(?:_\{{?\w+\}}?)?(?:\(\w\))?\s*(?:=|is|:)\s*)?",  # the next one's name
+    re.IGNORECASE,
+)
+"""What may stand between boxes that are one answer of several parts."""
+_NAME = re.compile(r"(?<![\w\\])([A-Za-z]\w*(?:_\{?\w+\}?)?)\s*=\s*$")
+_IS = r"(?:\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b|\bequals\b|:|=)"
+_ANNOUNCED = re.compile(
+    r"(?i)\banswers?\b[*_`\s]*(?:\((?:s|\w)\)\s*)?(?:\b(?:to|of|for|in|here)\b[^.:\n]{0,80}?)?"
+    rf"{_IS}[*_`]*[ \t]*:?[*_`]*(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
+)
+_HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
+_GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
+_BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
+_SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])")
+_BOLD_END = re.compile(r"(?:\*\*([^*\n]+)\*\*|(?<![*\w])\*([^*\n]+)\*|__([^_\n]+)__|`([^`\n]+)`)[.!]?\s*\Z")
+_WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|__|_|`+)\s*(.*?)\s*\1", re.DOTALL)
 
 
-def final_answer(text: str) -> str:
-    r"""Return what the last `\boxed{}` holds; else what follows the last `answer:` or `answer is`; else the whole text.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalAnswer:
+    """What a text answers."""
 
-    A box that is never closed holds nothing.
-    """
-    if BOX in text:
-        return last_box(text)[len(BOX) : -1].strip()
-    announced = _ANNOUNCED.findall(text)
-    return str(announced[-1]) if announced else text.strip()
+    parts: tuple[str, ...]
+    r"""As they stand in the text; several where boxes are joined, none where the answer is left open: `\boxed{5`."""
+    how: How
+    """By what it was found; of ``all`` the answer may be anywhere in it."""
+
+    @property
+    def text(self) -> str:
+        """The parts in one line, without LaTeX's and Markdown's styling: for those who compare text."""
+        return plain(", ".join(self.parts))
 
 
-def last_box(text: str) -> str:
-    r"""Return the last `\boxed{...}` with its braces balanced, or an empty string where it is never closed."""
-    start = text.rindex(BOX)
-    depth = 0
-    for end in range(start + len(BOX) - 1, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[start : end + 1]
-    return ""
+def final_answer(text: str, opening: str = "") -> FinalAnswer:
+    """Return the final answer of a text; ``opening`` is what the prompt has begun of it."""
+    part, is_element = _narrowed(said(text, opening))
+    boxes = _last_boxes(part)
+    if boxes is not None:
+        return FinalAnswer(parts=tuple(boxes), how="box")
+    announced = _announced(part)
+    if announced:
+        return FinalAnswer(parts=(announced,), how="announced")
+    bold = None if is_element else _BOLD_END.search(part)
+    if bold:
+        return FinalAnswer(parts=(unwrapped(next(filter(None, bold.groups()))),), how="emphasis")
+    bare = unwrapped(part)
+    return FinalAnswer(parts=(bare,) if bare else (), how="element" if is_element else "all")
+
+
+def answer_part(text: str, opening: str = "") -> str:
+    """Return where the answer stands: after the thoughts, in the last `<answer>` if there is one."""
+    return _narrowed(said(text, opening))[0]
+
+
+def last_turns(completions: Sequence[Any], openings: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return each completion's last text, and what the prompt has begun of it, as rewards are given them."""
+    texts = [turns[-1]["content"] or "" for turns in completions]
+    return list(zip(texts, openings or [""] * len(texts), strict=True))
+
+
+def plain(text: str) -> str:
+    r"""Return a text without styling: `\text{Paris}`, `**Paris**` and `Paris.` are Paris."""
+    while (bare := _STYLE.sub(r"\1", text)) != text:
+        text = bare
+    text = " ".join(text.split())
+    for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        text = unwrapped(text)
+        inner = text[len(left) : -len(right)]
+        if text.startswith(left) and text.endswith(right) and inner and "$" not in inner:
+            text = inner
+    return unwrapped(text)
+
+
+def unwrapped(text: str) -> str:
+    """Return a text without the Markdown around it and the full stop behind it, which are no part of an answer."""
+    text = text.strip()
+    while True:
+        bare = text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+        wrapped = _WRAPPED.fullmatch(bare)
+        bare = wrapped[2] if wrapped else bare.strip("*`").strip()
+        if bare == text:
+            return bare
+        text = bare
 
 
 def missing(column: str, columns: Iterable[str]) -> ValueError:
     """Return the error of data that has no gold answer."""
     own = sorted(set(columns) - {"completion_ids"})
     return ValueError(f"the gold answer's column {column!r} is missing; the data has {own}")
+
+
+def _narrowed(text: str) -> tuple[str, bool]:
+    """Return what the last `<answer>` holds, and whether there is one; one that is never closed holds nothing."""
+    start = text.rfind("<answer>")
+    if start < 0:
+        return text.removesuffix("</answer>") if text.rstrip().endswith("</answer>") else text, False
+    end = text.find("</answer>", start)
+    return text[start + len("<answer>") : end] if end >= 0 else "", True
+
+
+def _last_boxes(text: str) -> list[str] | None:
+    """Return what the last box holds, after what the boxes joined to it hold; empty where it is never closed.
+
+    None where there is no box.
+    """
+    found = list(_BOX.finditer(text))
+    if not found:
+        return None
+    boxes: list[str] = []
+    names: list[str] = []
+    next_start: int | None = None
+    for command in reversed(found):
+        start, (end, content) = command.start(), _box(text, command)
+        if end is None or (next_start is not None and (end > next_start or not _is_joint(text[end:next_start]))):
+            break
+        goes_on = _BOX_GOES_ON.match(text, end) if content[-1:].isdigit() else None
+        name = _NAME.search(text, max(0, start - 20), start)
+        boxes.insert(0, f"{content} {goes_on[1]}" if goes_on else content)
+        names.insert(0, name[1] if name else "")
+        next_start = start
+    if len(boxes) > 1 and all(names):
+        return [f"{name} = {content}" for name, content in zip(names, boxes, strict=True)]
+    return boxes
+
+
+def _box(text: str, command: re.Match[str]) -> tuple[int | None, str]:
+    """Return where a box ends (None: never), and what it holds."""
+    at = command.end()
+    if text[at] != "{":
+        bare = _BARE.match(text, at)
+        assert bare is not None
+        return bare.end(), bare[0].rstrip(".")
+    depth, end = 0, at
+    while end < len(text):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return end + 1, text[at + 1 : end].strip()
+        end += 2 if text[end] == "\\" else 1
+    return None, ""
+
+
+def _is_joint(between: str) -> bool:
+    """Say whether the text between two boxes joins them: nothing at all, a comma, *and*, *or*."""
+    if len(between) > 200:
+        return False
+    if not between:
+        return True
+    bare = _SPACING.sub(" ", _STYLE.sub(r" \1 ", between))
+    return _JOINT.fullmatch(f" {' '.join(bare.split())} ") is not None
+
+
+def _announced(text: str) -> str:
+    """Return what the text last announces as its answer, up to the sentence's end; empty where it announces nothing."""
+    found = [match.end() for pattern in (_ANNOUNCED, _HEADING) for match in pattern.finditer(text)]
+    gsm8k = list(_GSM8K.finditer(text))
+    if gsm8k and gsm8k[-1].start() >= max(found, default=0):
+        return gsm8k[-1][1]
+    if not found:
+        return ""
+    told = text[max(found) :]
+    block = _BLOCK.match(told)
+    if block:
+        return block[1]
+    lines = told.lstrip().splitlines()
+    line = lines[0] if lines else ""
+    end = _SENTENCE.search(line)
+    return unwrapped(line[: end.end()] if end else line)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rewards.final_answer import last_turns
 from rewards.types import RewardFunction
 
 if TYPE_CHECKING:
@@ -13,15 +14,18 @@ if TYPE_CHECKING:
 def load(config: "FormatRewardConfig") -> RewardFunction:
     """Return a reward: 1.0 where the whole text of the last turn matches the pattern, or has the tags, else 0.0.
 
-    A pattern may backtrack for ever on some texts; the worker's deadline ends that.
+    What the prompt has begun of the answer, such as `<think>`, is part of the text for tags; for a pattern the text may
+    match with it or without it. A pattern may backtrack for ever on some texts; the worker's deadline ends that.
     """
     pattern = re.compile(config.pattern)
 
-    def format(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        texts = [turns[-1]["content"] for turns in completions]
+    def format(
+        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
+    ) -> list[float | None]:
+        texts = last_turns(completions, openings)
         if config.tags:
-            return [float(has_tags(text, config.tags)) for text in texts]
-        return [1.0 if pattern.fullmatch(text) else 0.0 for text in texts]
+            return [float(has_tags(begun + text, config.tags)) for text, begun in texts]
+        return [float(any(pattern.fullmatch(one) for one in {text, begun + text})) for text, begun in texts]
 
     return format
 

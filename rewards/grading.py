@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LogMetric = Callable[[str, float], None]
 """What a reward may log by: name and value, as in TRL."""
+LONGEST_READ = 200
+"""Characters that are kept of what a reward took for the answer."""
 LARGEST_VALUE = 1e30
 """A value beyond would overflow in float32, weighted and squared."""
 
@@ -183,6 +185,7 @@ def arguments(
     everything["completions"] = [[dict(turn) for turn in a.completion] for a in group]
     on_request = {
         "completion_logprobs": [list(a.completion_logprobs) for a in group],
+        "openings": [a.opening for a in group],
         "group_id": group[0].group_id if group else "",
         "step": group[0].step if group else 0,
         "log_metric": log_metric,
@@ -215,13 +218,13 @@ def _judge_value(label: str, value: Any) -> Mark:
     if value is None:
         return Mark(cause="not_applicable")
     if isinstance(value, Mark) and value.cause != "ok":
-        return replace(value, value=None, detail=f"reward {label!r}: {value.detail}")
+        return replace(value, value=None, detail=f"reward {label!r}: {value.detail}", read=value.read[:LONGEST_READ])
     bare: Any = value.value if isinstance(value, Mark) else value
     try:
         number = math.nan if isinstance(bare, str | bytes) else float(bare)
     except Exception:  # the value is of somebody else's class
         number = math.nan
     if abs(number) <= LARGEST_VALUE:
-        return Mark(value=number)
+        return Mark(value=number, read=value.read[:LONGEST_READ] if isinstance(value, Mark) else "")
     detail = f"reward {label!r} returned {shown(bare)} for this attempt; it must be a finite number or None"
     return Mark(cause="malformed", detail=detail)

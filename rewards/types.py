@@ -27,6 +27,8 @@ class Mark:
     cause: Cause = "ok"
     detail: str = ""
     """For failures: what the reward did."""
+    read: str = ""
+    """What it took for the answer, for those who ask why; of a reward that reads none, empty."""
 
 
 RewardFunction = Callable[..., Sequence[float | Mark | None] | Awaitable[Sequence[float | Mark | None]]]
@@ -38,7 +40,8 @@ Example::
         return [1.0 if "[1]" in turns[-1]["content"] else 0.0 for turns in completions]
 
 It is always called with one whole prompt group, by keyword. ``columns`` holds the data set's own columns, one value an
-attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``group_id``, ``step``
+attempt, and ``completion_ids``; a function that names them also gets ``completion_logprobs``, ``openings`` (what the
+prompt has begun of each answer, such as `<think>`), ``group_id``, ``step``
 and ``log_metric(name, value)``, whose values are averaged over a step. ``None`` means "this reward does not apply
 here"; NaN, or ``Mark(cause="timeout", detail=...)``, "this attempt could not be scored". The function runs in a worker
 process, is imported there once, may be a coroutine function, and may be killed at its deadline.
@@ -59,6 +62,8 @@ class Attempt:
     """[T] log-probability of each token under the policy that sampled it, in nats; empty when only text is known."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data set's other columns for this prompt, such as ``answer``."""
+    opening: str = ""
+    """Text with which the chat template has begun the answer for the policy, such as `<think>`; mostly none."""
     group_id: str = ""
     """Name of the prompt, the same for all attempts of a group."""
     step: int = 0
@@ -89,6 +94,8 @@ class Score:
     """``ok``, or why there is no value."""
     parts: Mapping[str, float | None] = field(default_factory=dict)
     """Each reward's own value before its weight, by name; None where it failed or does not apply."""
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """What each reward that reads an answer took for it, by name."""
     seconds: float = 0.0
     """Wall time that the rewards took for the group of this attempt."""
     detail: str = ""

@@ -7,8 +7,11 @@ while and then fall together (MM-UPT, Wei et al. 2025, arXiv 2505.22453).
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from rewards.final_answer import final_answer
-from rewards.types import RewardFunction
+from rewards.final_answer import FinalAnswer, final_answer, last_turns, plain
+from rewards.mathematics.prose import mathematics_in
+from rewards.mathematics.reading import read
+from rewards.mathematics.values import Number
+from rewards.types import Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import VoteRewardConfig
@@ -18,25 +21,34 @@ def load(config: "VoteRewardConfig") -> RewardFunction:
     """Return a reward: 1.0 for the group's most frequent final answer, 0.0 for others and for none.
 
     Where several are the most frequent, each of them counts. Answers are compared as numbers where they are numbers,
-    else as text without case and spaces. Where even the most frequent has less than ``least_share`` of the group, the
-    group has not decided and nobody gets a mark.
+    as `rewards.mathematics` reads them, else as text without case and spaces. Where even the most frequent has less
+    than ``least_share`` of the group, the group has not decided and nobody gets a mark.
     """
 
-    def vote(prompts: list[Any], completions: list[Any], **columns: list[Any]) -> list[float | None]:
-        answers = [canonical(final_answer(turns[-1]["content"])) for turns in completions]
+    def vote(
+        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
+    ) -> list[float | Mark | None]:
+        found = [final_answer(text, opening) for text, opening in last_turns(completions, openings)]
+        answers = [canonical(answer) for answer in found]
         counts = Counter(answer for answer in answers if answer)
         most = max(counts.values(), default=0)
         if most < config.least_share * len(answers):
             return [None] * len(answers)
-        return [float(bool(answer) and counts[answer] == most) for answer in answers]
+        shares = [float(bool(one) and counts[one] == most) for one in answers]
+        return [Mark(value=share, read=answer.text) for share, answer in zip(shares, found, strict=True)]
 
     return vote
 
 
-def canonical(answer: str) -> str:
-    """Return a form that is the same for the same answer: 1,234.50 and 1234.5, Paris and paris."""
-    plain = "".join(answer.split()).casefold().rstrip(".")
-    try:
-        return repr(float(plain.replace(",", "").replace("$", "")))
-    except ValueError:
-        return plain
+def canonical(answer: FinalAnswer) -> str:
+    """Return a form that is the same for the same answer: 1,234.50 and 1234.5, 18 and 18 eggs, Paris and paris."""
+    if not answer.parts:
+        return ""
+    parts = answer.parts
+    if answer.how != "box":
+        parts = tuple(mathematics_in(parts[0], is_told=answer.how != "all"))
+    values = [read(part) for part in parts]
+    return ",".join(
+        str(value.value) if isinstance(value, Number) else "".join(plain(part).split()).casefold()
+        for part, value in zip(parts, values, strict=True)
+    )

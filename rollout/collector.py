@@ -198,6 +198,7 @@ def _attempt(prompt: Prompt, episode: Episode, step: int) -> Attempt:
         completion_ids=completion.sampled_ids,
         completion_logprobs=completion.sampled_logprobs,
         columns={**prompt.columns, **episode.columns},
+        opening=prompt.opening,
         group_id=prompt.id,
         step=step,
         failure=episode.failure,

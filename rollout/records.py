@@ -19,6 +19,7 @@ _SCHEMA = pa.schema(
         "is_greedy": pa.bool_(),  # the group's baseline, not one of its rollouts
         "prompt_id": pa.string(),
         "prompt_token_ids": pa.list_(pa.int32()),
+        "opening": pa.string(),
         "hint_ids": pa.list_(pa.int32()),
         "messages": pa.string(),  # JSON
         "columns": pa.string(),  # JSON
@@ -33,6 +34,7 @@ _SCHEMA = pa.schema(
         "score": pa.float64(),
         "cause": pa.string(),
         "parts": pa.string(),  # JSON
+        "reads": pa.string(),  # JSON
         "score_seconds": pa.float64(),
         "detail": pa.string(),
     }
@@ -92,6 +94,7 @@ def _row(group: int, prompt: Prompt, rollout: Rollout, *, is_greedy: bool) -> di
         "is_greedy": is_greedy,
         "prompt_id": prompt.id,
         "prompt_token_ids": prompt.token_ids,
+        "opening": prompt.opening,
         "hint_ids": prompt.hint_ids,
         "messages": json.dumps([dict(message) for message in prompt.messages]),
         "columns": _columns_as_json(prompt),
@@ -106,6 +109,7 @@ def _row(group: int, prompt: Prompt, rollout: Rollout, *, is_greedy: bool) -> di
         "score": score.value,
         "cause": score.cause,
         "parts": json.dumps(dict(score.parts)),
+        "reads": json.dumps(dict(score.reads)),
         "score_seconds": score.seconds,
         "detail": score.detail,
     }
@@ -126,6 +130,7 @@ def _prompt(row: dict[str, Any]) -> Prompt:
         id=row["prompt_id"],
         messages=json.loads(row["messages"]),
         token_ids=tuple(row["prompt_token_ids"]),
+        opening=row["opening"],
         hint_ids=tuple(row["hint_ids"]),
         columns=json.loads(row["columns"]),
     )
@@ -145,6 +150,7 @@ def _rollout(row: dict[str, Any]) -> Rollout:
         value=row["score"],
         cause=row["cause"],
         parts=json.loads(row["parts"]),
+        reads=json.loads(row["reads"]),
         seconds=row["score_seconds"],
         detail=row["detail"],
     )

@@ -37,6 +37,8 @@ class Prompt:
     """[P] the conversation through the chat template, ready to be answered."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, for rewards."""
+    opening: str = ""
+    """Text with which the chat template has begun the answer, such as `<think>`; it is part of ``token_ids``."""
     hint_ids: tuple[int, ...] = ()
     """Tokens with which every answer begins; the policy goes on from there."""
 

@@ -23,6 +23,7 @@ from rollout.episodes import Conversation, OneTurn, Turns
 from rollout.pools import start_pool
 from rollout.types import Prompt
 from rollout.weight_sync import SyncReport, WeightSync
+from stages.answer_text import decoder
 from stages.answering import AnsweringStageConfig
 from stages.base import StageContext, StageError
 from stages.data.prompts import load_prompts
@@ -130,11 +131,6 @@ def prompts_of(context: StageContext, config: AnsweringStageConfig, role: str, t
         room=config.room(role, context.facts.engine),
         tools=tools_of(config.environment, config.scoring),
     )
-
-
-def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    """Return a function from token ids to text without special tokens."""
-    return lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
 
 def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Message], Prompt], tuple[int, ...]]:

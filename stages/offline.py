@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from stages.gold_trials import trial_attempts
 from stages.grpo.advantages import advantages
 from stages.grpo.loss_config import GroupNormalized
 
+SHOWN_CHANGES = 8
+"""Answers whose score changed that `rescore` tells of."""
 TRIED_ROWS, TRIED_GROUP = 8, 8
 """Rows on whose gold answers a reward is put to the test, and answers of its largest group."""
 
@@ -71,6 +73,19 @@ def score_file(path: Path, setup: Setup) -> Iterator[Score]:
     with Scorer(setup.rewards, setup.scoring) as scorer:
         for scores in _scored(scorer, groups):
             yield from scores
+
+
+def line(score: Score) -> dict[str, object]:
+    """Return what is printed of a score; ``read`` is what each reward took for the answer."""
+    parts, read = dict(score.parts), dict(score.reads)
+    found: dict[str, object] = {
+        "value": score.value,
+        "cause": score.cause,
+        "parts": parts,
+        "read": read,
+        "seconds": score.seconds,
+    }
+    return {**found, "detail": score.detail} if score.detail else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +165,17 @@ def _of_different_answers(tried: Sequence[Attempt]) -> list[Attempt]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """A stored answer whose score is another one now."""
+
+    prompt_id: str
+    before: float | None
+    after: float | None
+    reads: Mapping[str, str]
+    """What each reward took for the answer now, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rescored:
     """What stored groups come to under other rewards: weighted sums, and advantages normalised in the group."""
 
@@ -167,6 +193,8 @@ class Rescored:
     """Pearson's, over attempts of groups with signal under both; None where there are too few or they do not vary."""
     advantage_flipped_fraction: float | None
     """Share of these whose advantage changed its sign."""
+    changed: tuple[Changed, ...] = ()
+    """The first answers whose score changed."""
 
 
 def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
@@ -184,8 +212,16 @@ def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
             raise DataError(str(error)) from error
     check_deadline(setup.rewards, setup.scoring, max(len(group.rollouts) for group in groups))
     with Scorer(setup.rewards, setup.scoring) as scorer:
-        after = [[score.value for score in scores] for scores in _scored(scorer, [_attempts(g) for g in groups])]
-    return compare([[rollout.score.value for rollout in group.rollouts] for group in groups], after)
+        anew = list(_scored(scorer, [_attempts(group) for group in groups]))
+    before = [[rollout.score.value for rollout in group.rollouts] for group in groups]
+    after = [[score.value for score in scores] for scores in anew]
+    changed = (
+        Changed(prompt_id=group.prompt.id, before=old, after=new.value, reads=new.reads)
+        for group, olds, news in zip(groups, before, anew, strict=True)
+        for old, new in zip(olds, news, strict=True)
+        if old != new.value
+    )
+    return replace(compare(before, after), changed=tuple(islice(changed, SHOWN_CHANGES)))
 
 
 def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[float | None]]) -> Rescored:
@@ -243,6 +279,7 @@ def _attempts(group: RolloutGroup) -> list[Attempt]:
             completion_ids=rollout.completion.sampled_ids,
             completion_logprobs=rollout.completion.sampled_logprobs,
             columns={**group.prompt.columns, **rollout.columns},
+            opening=group.prompt.opening,
             group_id=group.prompt.id,
             failure=_break(rollout),
         )

@@ -124,6 +124,7 @@ def _answer(rollout: Rollout, decode: Decode, advantage: float | None, *, is_gre
         "tokens": list(_tokens(rollout, decode)),
         "value": score.value,
         "parts": dict(score.parts),
+        "reads": dict(score.reads),
         "cause": score.cause,
         "detail": score.detail,
         "finish": completion.finish_reason,

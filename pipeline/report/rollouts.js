@@ -84,6 +84,7 @@ function answerCard(answer, place) {
   head.append(element("b", "", `score ${number(answer.value)}`));
   if (answer.advantage !== null) head.append(element("b", "", `advantage ${number(answer.advantage)}`));
   for (const [part, value] of Object.entries(answer.parts)) head.append(element("span", "", `${part} ${number(value)}`));
+  for (const [reward, read] of Object.entries(answer.reads)) head.append(element("span", "", `${reward} read: ${read}`));
   const foot = element("p", "marks");
   const versions = answer.versions.length > 1 ? `versions ${answer.versions.join(", ")}` : `version ${answer.versions.join()}`;
   foot.append(`${name}; ${answer.sampled} tokens, ended by ${answer.finish}, ${versions}`);

@@ -9,7 +9,7 @@ from rewards.config import RewardConfig
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
 from stages.data.marking import check_marked, column_names
-from stages.data.rendering import Chat, TokenizerChat, Tools, prompt_ids
+from stages.data.rendering import Chat, TokenizerChat, Tools, opening, prompt_ids
 from stages.data.rows import DataError, Row, load_rows, place_of, reward_columns, row_id
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def _prompt(row: Row, names: Sequence[str], chat: Chat, tools: Tools | None) -> 
         id=row_id(row),
         messages=row["prompt"],
         token_ids=prompt_ids(chat, row, tools),
+        opening=opening(chat, row, tools),
         columns={**columns, "tools": columns.get("tools") or list(tools)} if tools else columns,
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from rewards import thinking
 from rewards.chat_template import TemplateError, settings_of, tools_of, write
 from rewards.types import Message
 from rollout.types import places_outside
@@ -20,6 +21,8 @@ Tools = Sequence[Mapping[str, Any]]
 
 OPENED = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
 """How a prompt ends whose template opens the thinking part for the assistant."""
+LONGEST_OPENING = 400
+"""Characters at a prompt's end among which its opening is looked for."""
 SENTINEL = "what-is-said-here"
 
 
@@ -94,6 +97,20 @@ def prompt_text(chat: Chat, row: Row, tools: Tools | None = None) -> str:
 def prompt_ids(chat: Chat, row: Row, tools: Tools | None = None) -> tuple[int, ...]:
     """Return the tokens of a row's prompt, up to where the assistant is to speak."""
     return tuple(chat.token_ids(prompt_text(chat, row, tools)))
+
+
+def opening(chat: Chat, row: Row, tools: Tools | None = None) -> str:
+    """Return the text with which the template has begun the answer, from its first tag on, such as `<think>`.
+
+    Mostly none. What the user says, tags or not, is no part of it.
+    """
+    asked = prompt_text(chat, row, tools)
+    if not thinking.begun(asked[-LONGEST_OPENING:]):
+        return ""
+    unasked = _text(chat, row, row["prompt"], asks=False, tools=tools)
+    pairs = enumerate(zip(asked, unasked, strict=False))
+    start = next((at for at, (one, other) in pairs if one != other), min(len(asked), len(unasked)))
+    return thinking.begun(asked[start:])
 
 
 def whole_ids(chat: Chat, row: Row, side: str) -> list[int]:

@@ -209,7 +209,8 @@ def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
     assert row["prompt"][0]["content"] == served.texts[0]
     exact = build(ExactRewardConfig())
     replies = [[{"role": "assistant", "content": rf"I see. \boxed{{{word}}}"}] for word in ("incorrect", "correct")]
-    assert exact(prompts=[None] * 2, completions=replies, answer=[row["answer"]] * 2) == [1.0, 0.0]
+    marks = exact(prompts=[None] * 2, completions=replies, answer=[row["answer"]] * 2)
+    assert [mark.value for mark in marks] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

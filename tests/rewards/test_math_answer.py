@@ -4,9 +4,10 @@ import random
 import threading
 
 import pytest
+from math_verify import parse, verify
 
 from rewards.config import MathRewardConfig
-from rewards.math_answer import _are_equal, equals, last_box, load
+from rewards.math_answer import equals, load
 from tests.rewards.attempts import group
 
 
@@ -20,7 +21,6 @@ def box(text):
         (box("633"), "633"),
         (box("633"), box("633")),
         (f"5, no, {box('5')}, no: {box('633')}. Done by 7.", "633"),
-        (f"{box('5')} and {box('633')}", "633"),
         ("the answer is 633", "633"),
         ("633 apples", "633"),
         (box("633.0"), "633"),
@@ -58,6 +58,7 @@ def test_these_answers_equal_gold(response, gold):
         (box("0.33"), "1/3"),
         (f"{box('633')}, no: {box('5')}", "633"),
         (f"{box('5')} and {box('633')}", "5633"),
+        (f"{box('5')} and {box('633')}", "633"),
         (box("1, 2, 633"), "633"),
         (box("345+288"), "633"),
         (box("700-67"), "633"),
@@ -74,24 +75,15 @@ def test_these_answers_do_not_equal_gold(response, gold):
     assert not equals(response, gold)
 
 
-def test_the_last_box_is_read_with_its_braces():
-    assert last_box(r"\boxed{1} \boxed{\frac{1}{2}} }") == r"\boxed{\frac{1}{2}}"
-    assert last_box(r"\boxed{1} \boxed{\frac{1}{2}") == ""
-
-
 def test_gold_gets_full_marks_and_wrong_and_malformed_answers_none():
     reward = load(MathRewardConfig(answer_column="truth"))
     turns = [attempt.completion for attempt in group(box("633"), box("634"), r"\boxed{", "")]
-    assert reward(prompts=[None] * 4, completions=turns, truth=[633, "633", "633", "633"]) == [
-        1.0,
-        0.0,
-        0.0,
-        0.0,
-    ]
+    marks = reward(prompts=[None] * 4, completions=turns, truth=[633, "633", "633", "633"])
+    assert [(mark.value, mark.read) for mark in marks] == [(1.0, "633"), (0.0, "634"), (0.0, ""), (0.0, "")]
 
 
-def test_a_gold_answer_that_cannot_be_parsed_is_an_error_that_shows_it():
-    with pytest.raises(ValueError, match="the gold answer '' cannot be parsed"):
+def test_a_gold_answer_that_holds_none_is_an_error_that_shows_it():
+    with pytest.raises(ValueError, match="the gold answer '' holds no answer"):
         equals(box("633"), "")
 
 
@@ -105,10 +97,10 @@ def test_a_missing_gold_column_is_an_error_that_names_the_columns():
 def test_an_answer_that_takes_too_long_is_not_scored(monkeypatch):
     monkeypatch.setattr("rewards.math_answer.ANSWER_LIMIT_S", 0.3)
     reward = load(MathRewardConfig())
-    hostile, right = group(box("2^{10^{10}}"), box("633"))
+    hostile, right = group(box("9^{9^{9^{9}}}"), box("633"))
     values = reward(prompts=[None] * 2, completions=[hostile.completion, right.completion], answer=["633"] * 2)
     assert (values[0].cause, values[0].detail) == ("timeout", "the answer could not be compared within 0.3 s")
-    assert values[1] == 1.0
+    assert values[1].value == 1.0
 
 
 def test_it_scores_right_answers_in_threads_too():
@@ -119,15 +111,13 @@ def test_it_scores_right_answers_in_threads_too():
     thread = threading.Thread(target=lambda: values.extend(reward(prompts=[None], completions=turns, answer=["633"])))
     thread.start()
     thread.join(10)
-    assert values == [1.0]
+    assert [mark.value for mark in values] == [1.0]
 
 
-@pytest.mark.parametrize(
-    "answer", ["633", "-633", "1,234", "0633", "1234", "12,34", "1,2345", " 633 ", "0", "-0", "--1", "+3"]
-)
-@pytest.mark.parametrize("gold", ["633", "1234", "1,234", "0", "3", "-1"])
-def test_whole_numbers_are_compared_as_math_verify_would(answer, gold):
-    assert equals(box(answer), gold) == _are_equal(box(answer), gold)
+def math_verify_says(answer, gold):
+    return verify(
+        parse(box(gold), parsing_timeout=None), parse(box(answer), parsing_timeout=None), timeout_seconds=None
+    )
 
 
 def a_plain_number(draw):
@@ -149,4 +139,4 @@ def test_plain_numbers_are_compared_as_math_verify_would():
     for _ in range(200):
         answer = a_plain_number(draw)
         gold = draw.choice([answer, f"{answer}0" if "." in answer else answer, a_plain_number(draw)])
-        assert equals(box(answer), gold) == _are_equal(box(answer), gold), (answer, gold)
+        assert equals(box(answer), gold) == math_verify_says(answer, gold), (answer, gold)

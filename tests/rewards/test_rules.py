@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from rewards import registry
 from rewards.config import RewardConfig, RewardConfigBase
 from rewards.grading import arguments
-from rewards.types import Attempt
+from rewards.types import Attempt, Mark
 
 
 def reward(**fields: object) -> RewardConfigBase:
@@ -29,7 +29,8 @@ def marks(
         for text in texts
     ]
     function = registry.build(config)
-    return function(**arguments(function, attempts))
+    found = function(**arguments(function, attempts))
+    return [mark.value if isinstance(mark, Mark) else mark for mark in found]
 
 
 def test_exact_reads_the_box_the_announced_answer_or_the_whole_text() -> None:

@@ -1,0 +1,1 @@
+"""Mathematics as answers write it: text becomes values, and values are compared, for the math reward."""

@@ -1,0 +1,132 @@
+r"""The last expression of a text in words: between dollars, or a number in a sentence."""
+
+import re
+
+from rewards.mathematics.reading import read
+from rewards.mathematics.units import MULTIPLIERS, quantity
+from rewards.mathematics.values import Number
+
+LONGEST = 400
+"""Characters of an answer that stands alone; of a longer text the last expression is read."""
+
+LONGEST_READ = 4000
+"""Characters at a text's end among which its last expression is looked for."""
+_SPAN = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\w])\$([^$\n]*(?:\\\$[^$\n]*)*)(?<!\\)\$(?!\d)"
+    r"|\\begin\{(align\*?|equation\*?|gather\*?)\}(.+?)\\end\{\5\}",
+    re.DOTALL,
+)
+_SENTENCE = re.compile(
+    r"(?<!\\)(?<![A-Za-z])[a-z]{2,}\s+[a-z]{2,}(?![a-z}])|(?<![A-Za-z\\{])(?:each|and|for|per|the)\b"
+)
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:,\d{2}(?!\d))?)"
+_NUMBER = rf"(?:{_WHOLE}(?:\.\d+)?(?:[eE][+-]?\d+)?(?:\s?[½⅓⅔¼¾]|\s\d+/\d+(?!\d))?|\.\d+|[½⅓⅔¼¾])"
+_SIGN = r"[-+\u2212]"
+_AFTER = rf"\s*(?:\\?%|(?:{'|'.join(name for name in MULTIPLIERS if name != '%')})\b)"
+_RUN = re.compile(
+    rf"(?<![\w.,^\\{{])(?:{_SIGN}\s?)?[$€£]?{_NUMBER}"
+    rf"(?:\s*(?:[*/^\u00d7÷·:]|\*\*|{_SIGN})\s*{_SIGN}?[$€£]?{_NUMBER})*"
+    rf"(?:{_AFTER}|[A-Za-z]+\b|°)?"
+)
+_CHUNK = re.compile(r"\S*[A-Za-z)]\S*")
+_OPERATOR = re.compile(r"[\^*/+=]")
+_JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or)|[,;])\s*")
+_CLAUSE = re.compile(r"\s*,?\s+(?:because|since|which|where|as)\s.*\Z", re.DOTALL | re.IGNORECASE)
+_WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:and|or|sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{2,}(?![A-Za-z}])|%")
+_HEDGE = re.compile(
+    r"\b(?:or|either|between|not|neither|maybe|perhaps|possibly|least|most|than|except|unless)\b", re.IGNORECASE
+)
+
+
+def mathematics_in(text: str, *, is_told: bool) -> list[str]:
+    """Return what a text gives as its answer: itself, where it is an answer alone, or its last expression.
+
+    ``is_told`` says that the text is known to be the answer; then it means nothing else where it hedges: `not 5`.
+    """
+    text = without_clause(text) if is_told else text
+    is_short = len(text) <= LONGEST and (is_told or "\n" not in text.strip())
+    if is_short and (isinstance(read(text), Number) or (is_told and is_hedged(text))):
+        return [text]
+    is_alone = is_short and not _spans(text) and not has_words(text)
+    found = [] if is_alone else last_expression(text)
+    return found or [text]
+
+
+def last_expression(text: str) -> list[str]:
+    """Return the text's last expression, or the last ones where *and* or *or* joins them; none where there is none."""
+    text = text[-LONGEST_READ:]
+    spans = _spans(text)
+    found = sorted([*spans, *_in_words(without_spans(text))], key=lambda one: one[1])
+    if not found:
+        return []
+    next_start, _, last = found.pop()
+    parts, is_list = [last], any(start == next_start for start, _, _ in spans)
+    while found:
+        start, end, content = found.pop()
+        joint = _JOINT.fullmatch(text, end, next_start)
+        if joint is None or not (joint["word"] or is_list):  # numbers with a comma alone between them are no list
+            break
+        parts.insert(0, content)
+        next_start, is_list = start, True
+    return parts
+
+
+def without_clause(text: str) -> str:
+    """Return a text up to where it begins to give reasons."""
+    return _CLAUSE.sub("", text)
+
+
+def has_words(text: str) -> bool:
+    """Say whether there are words beside the mathematics."""
+    return _WORD.search(without_spans(text)) is not None
+
+
+def without_spans(text: str) -> str:
+    """Return what stands outside of the marks of mathematics."""
+    blank = list(text)
+    for start, end, _ in _spans(text):
+        blank[start:end] = " " * (end - start)
+    return "".join(blank)
+
+
+def is_hedged(text: str) -> bool:
+    """Say whether a text leaves open which of its numbers it means."""
+    return _HEDGE.search(text) is not None
+
+
+def _spans(text: str) -> list[tuple[int, int, str]]:
+    """Return start, end and content of what stands between marks of mathematics; dollars may be money."""
+    found, at = [], 0
+    while match := _SPAN.search(text, at):
+        content = next(filter(None, (match[group] for group in (1, 2, 3, 4, 6))), "").strip()
+        if not content or (match[4] and _SENTENCE.search(re.sub(r"\\text\w*\{[^{}]*\}", "", content))):
+            at = match.start() + 1
+            continue
+        goes_on = re.compile(_AFTER).match(text, match.end())
+        last = re.split(r"\\\\(?!\w)", content)[-1].replace("&", " ").strip() if match[5] else content
+        end = goes_on.end() if goes_on else match.end()
+        found.append((match.start(), end, f"{last} {goes_on[0].strip()}" if goes_on else last))
+        at = match.end()
+    return found
+
+
+def _in_words(text: str) -> list[tuple[int, int, str]]:
+    """Return numbers, sums of numbers, and what has letters and operators without a space."""
+    found = []
+    for chunk in _CHUNK.finditer(text):
+        bare = chunk[0].strip(".,;:!?*_\"'`")
+        if (
+            re.search(r"\d|\^", bare)
+            and re.search(r"[A-Za-z]", bare)
+            and _OPERATOR.search(bare)
+            and quantity(bare) is None
+        ):
+            found.append((chunk.start(), chunk.start() + len(chunk[0].rstrip(".,;:!?*_\"'`")), bare))
+    taken = [(start, end) for start, end, _ in found]
+    for run in _RUN.finditer(text):
+        is_taken = any(start <= run.start() < end for start, end in taken)
+        follows = text[: run.start()].rstrip(" $")[-1:]
+        content = run[0] if quantity(run[0]) is not None or not run[0][-1].isalpha() else ""
+        if not is_taken and content and (follows not in "+*/^" or not follows):
+            found.append((run.start(), run.end(), content))
+    return found

@@ -1,0 +1,154 @@
+"""What stands around a number: units, currencies, and words that multiply it or deny that it is an answer."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MULTIPLIERS = {
+    "%": Fraction(1, 100), "percent": Fraction(1, 100), "per cent": Fraction(1, 100), "percentage": Fraction(1, 100),
+    "pct": Fraction(1, 100), "hundred": Fraction(100), "thousand": Fraction(10**3), "million": Fraction(10**6),
+    "millions": Fraction(10**6), "mil": Fraction(10**6), "billion": Fraction(10**9), "billions": Fraction(10**9),
+    "bn": Fraction(10**9), "trillion": Fraction(10**12), "lakh": Fraction(10**5), "crore": Fraction(10**7),
+    "dozen": Fraction(12), "dozens": Fraction(12),
+}  # fmt: skip
+PERCENT = frozenset({"%", "percent", "per cent", "percentage", "pct"})
+_MEASURES = {
+    "length": {"mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100", "dm decimeter": "1/10",
+               "m meter metre": "1", "km kilometer kilometre": "1000", "in inch": "127/5000", "yd yard": "1143/1250",
+               "ft foot feet": "381/1250", "mi mile": "201168/125"},
+    "mass": {"mg milligram": "1/1000", "g gram": "1", "kg kilogram": "1000", "lb pound": "45359237/100000",
+             "oz ounce": "45359237/1600000", "ton tonne": "1000000"},
+    "time": {"ms millisecond": "1/1000", "s sec second": "1", "min minute": "60", "h hr hour": "3600", "day": "86400",
+             "week": "604800"},
+    "volume": {"ml milliliter millilitre": "1/1000", "l liter litre": "1", "gallon": "473176473/125000000"},
+    "money": {"cent ¢": "1/100", "dollar usd $": "1"},
+}  # fmt: skip
+_KNOWN = {
+    name: (kind, Fraction(size))
+    for kind, measures in _MEASURES.items()
+    for names, size in measures.items()
+    for name in names.split()
+}
+_SHORT_NAMES = (
+    "mm cm dm m km in ft yd mi mg g kg lb lbs oz t ms s sec min h hr hrs d yr yrs ml mL l L J kJ N W kW V A K Pa kPa "
+    "Hz mol C F mph kmh kph km/h m/s st nd rd th rad deg pts pt pcs am pm AM PM Ω eV c p °C USD EUR GBP cc px"
+)
+_SHORT = frozenset(_SHORT_NAMES.split())
+"""Units that are written right behind a number, or in one letter, where other letters would be factors."""
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety half halves third thirds quarter quarters "
+    "fourth fourths fifth fifths sixth sixths seventh eighth eighths ninth tenth tenths hundredth hundredths"
+)
+_DENIALS = (
+    "or and not no nor either neither between to than least most is was are were but except unless if because since "
+    "wrong maybe perhaps possibly probably squared cubed factorial times plus minus choose mod modulo over divided "
+    "multiplied remainder double twice triple both"
+)
+_DENYING = frozenset(f"{_NUMBER_WORDS} {_DENIALS}".split())
+_CURRENCY = "$€£¥₹₽₩¢"
+_TEXT = r"\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?"
+_WORD = r"[A-Za-zΩµ][A-Za-z'.-]*+(?:\^\{?-?\d\}?)?"
+_TAIL = re.compile(
+    rf"(?P<core>.*?[\d)\]}}!.%{_CURRENCY}]|.*?\\(?:pi|infty)|.*?(?<![A-Za-z])[a-z])"
+    rf"(?P<unit>(?:\s*(?:\^\\circ\s*[CF]?(?![a-z])|\\?%|[{_CURRENCY}]|\({_WORD}(?:\s{_WORD})*\)|\(?{_TEXT}\)?"
+    rf"|[ -]?{_WORD}|/|\\cdot(?=\s*\\text)))+)\s*",
+    re.DOTALL,
+)
+_HEAD = re.compile(
+    rf"(?P<sign>[-+]?\s*)(?P<symbol>(?:US|AU|CA|HK)?[{_CURRENCY}]|\\text\{{\s*(?:Rs\.?|USD|EUR)\s*\}}"
+    r"|(?:Rs\.?|USD|EUR|GBP)(?=\s?\d))\s*"
+    r"(?P<rest>[-+]?[\d.\\].*)",
+    re.DOTALL,
+)
+_BY_HAND = re.compile(
+    r"(?:(?:is|equals|equal to|exactly|just|only|about|around|approximately|approx\.?|roughly|nearly|(?:a )?total of)"
+    r"\s+|=\s*)+",
+    re.IGNORECASE,
+)
+MAX_WORDS, LONGEST = 12, 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """What is left of a text once what surrounds its number is read."""
+
+    core: str
+    """The number, or the expression."""
+    factor: Fraction = Fraction(1)
+    """By which the words multiply it."""
+    is_percent: bool = False
+    unit: str = ""
+    """The words that are a unit, in lower case."""
+
+    @property
+    def measure(self) -> tuple[str, Fraction] | None:
+        """Kind and size of the unit where it is a known one."""
+        return _measure(self.unit)
+
+
+def quantity(text: str) -> Quantity | None:
+    """Read what stands around the number in a cleaned text; None where it is no plain unit and no multiplier.
+
+    Plain is any word but those for numbers, alternatives and denials: `18 eggs` is 18; `5 hours 30 minutes`,
+    `5 (not 6)` and `5 or more` are no answer of one number.
+    """
+    if len(text) > LONGEST:
+        return None
+    text = text[_by_hand.end() :] if (_by_hand := _BY_HAND.match(text)) else text
+    head = _HEAD.fullmatch(text)
+    symbol = "$" if head and "$" in head["symbol"] else ""
+    core = head["sign"].strip() + head["rest"] if head else text
+    tail = _TAIL.fullmatch(core)
+    if tail is None:
+        return Quantity(core=core, unit=symbol)
+    core, told = tail["core"], tail["unit"]
+    is_close = told[0] not in " -"
+    told = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", told.replace(r"\cdot", " ")) if "\\text" in told else told
+    has_text = "\\text" in tail["unit"]
+    words = (
+        told.replace("^\\circ", " ° ")
+        .replace("%", " % ")
+        .replace("\\", " ")
+        .replace("(", " ")
+        .replace(")", " ")
+        .split()
+    )
+    return _read(core, words, symbol, may_be_letters=has_text or "°" in words, is_close=is_close)
+
+
+def _read(core: str, words: list[str], symbol: str, *, may_be_letters: bool, is_close: bool) -> Quantity | None:
+    factor, is_percent = Fraction(1), False
+    while words:
+        name = " ".join(words[:2]).lower() if " ".join(words[:2]).lower() in MULTIPLIERS else words[0].lower()
+        if name not in MULTIPLIERS:
+            break
+        factor *= MULTIPLIERS[name]
+        is_percent = is_percent or name in PERCENT
+        words = words[len(name.split()) :]
+    for at, word in enumerate(words):
+        bare = re.sub(r"\^\{?-?\d\}?$", "", word).strip(".'-")
+        if any(part in _DENYING for part in bare.lower().split("-")) or any(one.isdigit() for one in bare):
+            return None
+        is_unit = bare in _SHORT or may_be_letters or set(word) <= set(f"°/.-{_CURRENCY}")
+        if not is_unit and (len(bare) == 1 or (is_close and at == 0)):
+            return None
+    if len(words) > MAX_WORDS:
+        return None
+    return Quantity(core=core, factor=factor, is_percent=is_percent, unit=" ".join(words).lower() or symbol)
+
+
+def convertible(one: Quantity, other: Quantity) -> Fraction | None:
+    """Return how many of the other's unit one of the first's is: 1 where one of them has no unit that is known."""
+    if one.measure is None or other.measure is None or one.unit == other.unit:
+        return Fraction(1)
+    return one.measure[1] / other.measure[1] if one.measure[0] == other.measure[0] else None
+
+
+def _measure(unit: str) -> tuple[str, Fraction] | None:
+    name, power = re.fullmatch(r"(?:(?:square|cubic|sq\.?)\s+)?([a-z$¢]+?)\.?(?:\^\{?(\d)\}?)?", unit), 1
+    if name is None:
+        return None
+    power = 2 if unit.startswith("sq") and unit not in ("sq",) else 3 if unit.startswith("cubic") else int(name[2] or 1)
+    known = _KNOWN.get(name[1]) or _KNOWN.get(name[1].removesuffix("s")) or _KNOWN.get(name[1].removesuffix("es"))
+    return (f"{known[0]}^{power}", known[1] ** power) if known else None
