@@ -35,6 +35,10 @@ TRL_PAIRS, OUR_TOKENS = (1, 2, 4, 8), (512, 1024, 2048)
 """Micro-batches that are tried before the fastest one of each side is measured: pairs of TRL's, tokens of ours."""
 AT_LEAST = {"prefix_long": "1.5 x", "prefix_short": "1.1 x"}
 
+IN_WORDS = {"prompt": "a", "chosen": "b", "rejected": "c"}
+IN_TOKENS = {"prompt_ids": [2], "chosen_ids": [3], "rejected_ids": [4], "chosen_mask": [1], "rejected_mask": [1]}
+"""What the trainers are made with, and never learn: TRL's takes text, ours what was made tokens before."""
+
 Update = Callable[[list[dict[str, Any]]], float]
 """Takes one optimizer step on some pairs; returns the loss."""
 
@@ -49,7 +53,7 @@ WORKS: Mapping[str, tuple[int, int]] = {"prefix_long": (256, 64), "prefix_short"
 
 
 def pairs_of(work: str, seed: int) -> list[dict[str, Any]]:
-    """Return pairs of random tokens, with the reference's log-probabilities that a fresh model would give them."""
+    """Return pairs of random tokens, all learned, with the log-probabilities that a fresh reference would give them."""
     draw = random.Random(seed)
     prompt_mean, answer_mean = WORKS[work]
 
@@ -61,6 +65,7 @@ def pairs_of(work: str, seed: int) -> list[dict[str, Any]]:
         pair: dict[str, Any] = {"prompt_ids": tokens(draw.randint(prompt_mean // 2, prompt_mean * 3 // 2))}
         for side in ("chosen", "rejected"):
             pair[f"{side}_ids"] = tokens(heavy_tailed(draw, answer_mean))
+            pair[f"{side}_mask"] = [1] * len(pair[f"{side}_ids"])
             pair[f"ref_{side}_logps"] = -9.0 * len(pair[f"{side}_ids"])
         pairs.append(pair)
     return pairs
@@ -80,10 +85,10 @@ def update_by(kind: type, *, num_pairs: int, row_tokens: int | None = None) -> U
             bf16=False,
             use_cpu=True,
             gradient_checkpointing=False,
-            max_length=None,
+            max_length=4096,  # longer than any
             report_to="none",
         ),
-        train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2),
+        train_dataset=Dataset.from_list([IN_TOKENS if kind is PairTrainer else IN_WORDS] * 2),
         processing_class=make_tokenizer(["a"]),
         **(own if kind is PairTrainer else {}),
     )
