@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.state import locks, write_json
 from pipeline.warned import WarningsFile
 from pipeline.warned import file_name as warned_in
+from rewards.importing import import_ours
 from rewards.machine import require_seen, use_own_processors
 from rewards.waits import Wait, WaitError, current
 from stages.base import ALONE, NodeLostError, Rank, RunFacts, StageContext, StageError, StageResult
@@ -76,6 +77,7 @@ def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
     log_to(job.attempt / log_name(rank.index))
     if job.launched_from is not None:
         os.chdir(job.launched_from)
+    import_ours()
     sys.path.insert(0, str(Path.cwd()))
     context = StageContext(
         name=job.name,

@@ -16,6 +16,7 @@ from pipeline.cluster import Cluster, require_there
 from pipeline.job import Job, Outcome, log_name, run_job
 from pipeline.reservation import Reservation
 from pipeline.state import last_sign_of_life
+from rewards.importing import PACKAGES
 from rewards.waits import Wait
 from stages.base import Rank
 
@@ -124,6 +125,10 @@ class RayLauncher:
             raise RuntimeError(
                 f"{job.folder} lies in Ray's copy of what was submitted, which ends with the job; name a folder that "
                 "all nodes share with --runs"
+            )
+        if copied_to and (ours := [name for name in PACKAGES if (copied_to / f"{name}.py").is_file()]):
+            raise RuntimeError(
+                f"{ours[0]}.py, in the folder that was submitted, has the name of one of Strop's packages; rename it"
             )
         share = Reservation(
             self._ray, job, may_grow=self._is_cluster, timeout_s=self._reserve_timeout_s, on_poll=on_poll

@@ -18,7 +18,7 @@ from typing import Any, Self
 from pipeline import session
 from pipeline.cluster import FIRST_LIMIT_S, Cluster, ClusterError
 from pipeline.job import Job, Outcome, WaitsFile, log_to
-from pipeline.launch import RayLauncher
+from pipeline.launch import JOB, RayLauncher
 from rewards.strays import die_with_parent
 from rewards.waits import Wait, WaitError
 
@@ -186,6 +186,8 @@ def _serve(pipe: Connection, parent: int, log: Path, arguments: dict[str, Any]) 
     die_with_parent(parent)
     os.setsid()  # all that Ray starts here is of this session; and Ctrl-C is the parent's to take
     log_to(log)
+    if JOB not in os.environ:  # for where its driver is, Ray looks for modules before it looks anywhere else
+        os.chdir("/")
     try:
         launcher = RayLauncher(**arguments)
     except Exception as error:

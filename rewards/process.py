@@ -20,6 +20,7 @@ from multiprocessing import Pipe
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
+from rewards.importing import ROOT
 from rewards.strays import kill_those_with
 from rewards.types import Cause, RewardError, WorkerOrder
 from rewards.waits import Wait
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from rewards.scoring_config import ScoringConfig
 
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from rewards.worker import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    "import json, sys; path = json.loads(sys.argv[1]); sys.path[:] = [sys.argv[2], *path]; "
+    "from rewards.importing import import_ours; import_ours(); sys.path[:] = path; "
+    "from rewards.worker import main; main(int(sys.argv[3]), int(sys.argv[4]))"
 )
-"""Finds modules where the parent finds them, and imports nothing of the parent's main module."""
+"""Finds modules where the parent finds them, but ours before all; imports nothing of the parent's main module."""
 MARK_VARIABLE = "STROP_WORKER"
 """By its value, which only they inherit, the processes that a worker has started are found."""
 MAX_PRINTED_BYTES = 1 << 16
@@ -93,7 +95,7 @@ class WorkerProcess:
         search_path = [os.path.abspath(entry) for entry in [*sys.path, os.getcwd()]]
         fd = child_end.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, json.dumps(search_path), str(fd), str(os.getpid())],
+            [sys.executable, "-P", "-c", BOOTSTRAP, json.dumps(search_path), ROOT, str(fd), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

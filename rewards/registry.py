@@ -1,13 +1,13 @@
 """From what a recipe says to a function that can be called. Worker processes call it."""
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from rewards import choice, code, confidence, exact, judge, length, math_answer, model, repetition, verifier, vote
 from rewards import format as format_reward
+from rewards.importing import imported
 from rewards.types import RewardError, RewardFunction
 
 if TYPE_CHECKING:  # the worker's start is on the clock of `strop check`
@@ -16,14 +16,7 @@ if TYPE_CHECKING:  # the worker's start is on the clock of `strop check`
 
 def import_function(config: "FunctionRewardConfig") -> RewardFunction:
     """Import the user's function and bind its ``kwargs``; RewardError says what to mend where that fails."""
-    module_name, name = config.import_path.split(":")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (Exception, SystemExit) as error:  # importing runs the user's code: anything can come out
-        raise RewardError(
-            f"reward {config.import_path!r} cannot be imported: {type(error).__name__}: {error}. An import "
-            "path is 'module:function'; the module is installed, or lies in the folder of the command"
-        ) from error
+    function = imported(config.import_path, "reward")
     if config.factory:
         try:
             function = function(**config.kwargs)

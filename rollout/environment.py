@@ -6,7 +6,6 @@ keeps nothing: a conversation's environment travels with it, pickled, so that an
 
 import asyncio
 import contextlib
-import importlib
 import inspect
 import json
 import pickle
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
+from rewards.importing import imported
 from rewards.lane import Lane
 from rewards.process import WorkerError
 from rewards.scoring_config import ScoringConfig
@@ -177,9 +177,9 @@ def _maker(config: EnvironmentConfig) -> Callable[[], Any]:
     if isinstance(config, ToolsConfig):
         from rollout.tools import Tools
 
-        functions = [_imported(path) for path in config.functions]
+        functions = [imported(path, "tool") for path in config.functions]
         return lambda: Tools(functions)
-    kind = _imported(config.import_path)
+    kind = imported(config.import_path, "environment")
     missing = [name for name in ("reset", "step") if not callable(getattr(kind, name, None))]
     if missing:
         raise RewardError(
@@ -190,17 +190,6 @@ def _maker(config: EnvironmentConfig) -> Callable[[], Any]:
     except TypeError as error:
         raise RewardError(f"environment {config.import_path!r} is made with kwargs {config.kwargs}: {error}") from error
     return lambda: kind(**config.kwargs)
-
-
-def _imported(import_path: str) -> Any:
-    module, name = import_path.split(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # importing runs the user's code
-        raise RewardError(
-            f"{import_path!r} cannot be imported: {type(error).__name__}: {error}. An import path is 'module:name'; "
-            "the module is installed, or lies in the folder of the command"
-        ) from error
 
 
 async def _waited(returned: Any) -> Any:

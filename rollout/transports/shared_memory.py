@@ -29,7 +29,7 @@ class SharedMemory:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = _LockedFolder(folder or _default_folder())
+        self._folder = _LockedFolder((folder or _default_folder()).absolute())
         self._count = 0
         self._withdrawn: Path | None = None
 
