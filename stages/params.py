@@ -59,6 +59,9 @@ class _Passes:
         self._batches = batches
         self._sought = sought
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for _ in range(EVA_PASSES):
             yield from self._batches

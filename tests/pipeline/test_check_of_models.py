@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.chats import TEMPLATES
 from tests.models import write_tiny_model
 from tests.pipeline.test_check import ROWS, assert_refused, check, write
 from tests.stages.test_chat_format import WITH_TOOLS, edit, in_config
@@ -235,3 +236,16 @@ def test_adapters_are_built_before_the_run(tmp_path: Path, recipe: dict[str, Any
     recipe["stages"]["rm"]["params"]["extra"] = {"rang": 3}
     says = ["stage 'sft': params: target_modules has 'nope'", "stage 'rm': params: PEFT refuses the adapter", "'rang'"]
     assert_refused(check(tmp_path, recipe), tmp_path, *says)
+
+
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_a_template_that_opens_the_thinking_part_is_planned(tmp_path: Path, recipe: dict[str, Any], stage: str) -> None:
+    (tmp_path / "model" / "chat_template.jinja").write_text((TEMPLATES / "thinking_opened.jinja").read_text())
+    thought = [{**row, "completion": f"<think>\n1\n</think>\n\n{row['completion']}"} for row in ROWS]
+    data = write(tmp_path / "thought.jsonl", thought)
+    grpo = {"kind": "grpo", "prompts": data, "num_steps": 2, "sampling": {"max_tokens": 32}, "rewards": ["math"]}
+    sft = {**recipe["stages"]["sft"], "data": data}
+    recipe["engine"] = {"type": "vllm", "max_model_tokens": 128}
+    recipe["stages"] = {stage: grpo if stage == "grpo" else sft}
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
