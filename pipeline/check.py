@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import temporary
+from pipeline.cluster import cluster_of
 from pipeline.config import RunConfig
 from pipeline.graph import order
 from pipeline.plan import Planner, Step
@@ -43,6 +45,7 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     problems += list(missing(config))
+    problems += [] if cluster_of(config.ray_address) else temporary.problems(config)
     notes += list(_memory(config))
     steps = [] if problems else Planner(config, folder).plan()
     return Findings(problems=problems, notes=notes, steps=steps)

@@ -22,6 +22,7 @@ from pipeline.report.closing import leave_report
 from pipeline.standing import require_begun, standing_of
 from pipeline.state import RunFolder, write_json, write_text
 from pipeline.terminal import (
+    PATH,
     UNBROKEN,
     console,
     endings_as_ctrl_c,
@@ -48,7 +49,7 @@ app.add_typer(rewards_cli.app, name="rewards")
 Recipe = Annotated[Path, typer.Argument(help="A recipe, such as configs/quickstart.yaml.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="Change one key: stages.odpo.loss.beta=0.05. Repeatable.")]
-Runs = Annotated[Path, typer.Option(help="Folder that holds the folders of runs.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the folders of runs.", **PATH)]
 Only = Annotated[str | None, typer.Option(help="Run this stage and what it needs, and no more.")]
 
 
@@ -138,7 +139,7 @@ def report_command(run: RunPath) -> None:
 @app.command("compare")
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of two runs or more.", show_default=False)],
-    to: Annotated[Path, typer.Option("--to", help="The file to write.")] = Path("compare.html"),
+    to: Annotated[Path, typer.Option("--to", help="The file to write.", **PATH)] = Path("compare.html"),
 ) -> None:
     """Write a page of several runs side by side: exams, curves, time, and what differs between their recipes."""
     from pipeline.report.compare_page import write
@@ -155,7 +156,7 @@ def compare_command(
 def export_command(
     run: RunPath,
     stage: Annotated[str, typer.Argument(help="The stage whose model it is.")],
-    to: Annotated[Path, typer.Option("--to", help="A folder that is not there yet.")],
+    to: Annotated[Path, typer.Option("--to", help="A folder that is not there yet.", **PATH)],
     adapter: Annotated[bool, typer.Option("--adapter", help="The low-rank adapter alone.")] = False,
 ) -> None:
     """Write a finished stage's model as a plain Hugging Face folder, with a model card."""

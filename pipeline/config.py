@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _read(path)
     for override in overrides:
         _apply(tree, override)
+    tree = _with_homes(tree)
     if secrets := sorted(set(secrets_in(tree, path.read_text(encoding="utf-8")))):
         raise ConfigError(
             f"{path}: {', '.join(secrets)} looks like a secret, and a recipe is kept with its run, shown in the report "
@@ -99,6 +101,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error, tree))) from error
+
+
+NO_PATHS = {"columns", "kwargs", "pattern", "request", "rubric", "system", "systems", "tags", "template"}
+"""Keys below which a text is meant as it is."""
+
+
+def _with_homes(node: Any) -> Any:
+    """Return the tree with `~` written out where a text begins as a path below somebody's home does."""
+    if isinstance(node, dict):
+        return {key: value if key in NO_PATHS else _with_homes(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_homes(value) for value in node]
+    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~") else node
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import ConfigError
-from pipeline.terminal import console, errors, printable, readable_errors, say
+from pipeline.terminal import PATH, console, errors, printable, readable_errors, say
 
 app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups anew.", no_args_is_help=True)
 
 Specs = Annotated[
     list[str], typer.Option("--reward", help="math, module:function, or {type: length, limit: 512}. Repeatable.")
 ]
-Data = Annotated[Path, typer.Option(help="JSONL with prompt, completion and the columns that the rewards read.")]
+Data = Annotated[Path, typer.Option(help="JSONL with prompt, completion and the columns that rewards read.", **PATH)]
 Deadline = Annotated[float, typer.Option(help="Seconds that a group may take.")]
 Workers = Annotated[int, typer.Option(help="Worker processes.")]
 

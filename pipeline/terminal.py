@@ -4,6 +4,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -20,6 +22,8 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, soft_wrap=True)
 UNBROKEN = 2000
 """Columns for what no terminal shows: lines stay whole, to be searched."""
+PATH: dict[str, Any] = {"parser": lambda text: Path(text).expanduser(), "metavar": "PATH"}
+"""Of options that are paths: shells leave a `~` that stands after `=`."""
 
 
 def printable(text: str) -> str:

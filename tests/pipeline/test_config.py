@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ConfigError, load_config
+from rewards.config import JudgeRewardConfig
+from stages.grpo.config import GRPOStage
 
 RECIPE = """
 name: tiny
@@ -195,3 +197,24 @@ def test_what_looks_like_a_secret_is_named_and_not_repeated(line: str, where: st
 def test_a_secret_is_refused_as_an_override_too(recipe: Path) -> None:
     found = error_of(recipe, "stages.grpo.rewards=[{import_path: a:b, kwargs: {password: a-long-text}}]")
     assert "stages.grpo.rewards.0.kwargs.password looks like a secret" in found and "a-long-text" not in found
+
+
+def test_homes_are_written_out_where_a_path_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: r\nmodel: ~/base\nstages:\n"
+        "  sft: {kind: sft, data: ~/a.jsonl, num_steps: 1}\n"
+        "  grpo:\n    kind: grpo\n    num_steps: 1\n    prompts: {path: ~/b.jsonl, system: '~/ is home', limit: ~}\n"
+        "    sync: {folder: ~/weights}\n"
+        "    rewards: [{type: judge, model: j, base_url: 'http://x', cache: ~/c.sqlite, rubric: '~/ is good'}]\n"
+    )
+    config = load_config(path, ["stages.sft.data=~/other.jsonl"])
+    sft, grpo = config.stages["sft"], config.stages["grpo"]
+    assert config.model == "/home/me/base"
+    assert sft.datasets()["data"].path == "/home/me/other.jsonl"
+    data = grpo.datasets()["prompts"]
+    assert (data.path, data.system, data.limit) == ("/home/me/b.jsonl", "~/ is home", None)
+    assert isinstance(grpo, GRPOStage) and grpo.sync.folder == "/home/me/weights"
+    [judge] = grpo.rewards
+    assert isinstance(judge, JudgeRewardConfig) and (judge.cache, judge.rubric) == ("/home/me/c.sqlite", "~/ is good")
