@@ -24,10 +24,11 @@ class AdapterTrial:
     """The adapters of some stages, being built; nothing where no stage has one or the base is no folder."""
 
     def __init__(self, stages: Mapping[str, StageConfig], facts: RunFacts) -> None:
-        self._stages: dict[tuple[str, str], list[str]] = {}
+        self._stages: dict[tuple[str, str, bool], list[str]] = {}
         for name, stage in stages.items():
             if isinstance(stage, TrainingStageConfig) and isinstance(stage.params, LoraParams):
-                self._stages.setdefault((stage.params.model_dump_json(), stage.adapts), []).append(name)
+                key = (stage.params.model_dump_json(), stage.adapts, stage.adapts_head)
+                self._stages.setdefault(key, []).append(name)
         self._process: subprocess.Popen[str] | None = None
         if not self._stages or not (Path(facts.model) / "config.json").is_file():
             return
@@ -39,7 +40,7 @@ class AdapterTrial:
             {
                 "folder": str(Path(facts.model).resolve()),
                 "trust_remote_code": facts.trust_remote_code,
-                "adapters": [(json.loads(params), task) for params, task in self._stages],
+                "adapters": [(json.loads(params), *where) for params, *where in self._stages],
             }
         )
 

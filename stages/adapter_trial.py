@@ -1,6 +1,7 @@
 """Adapters put on a model without weights, in a process of its own: what PEFT says of a recipe's. `adapter_check` asks.
 
-Reads {folder, trust_remote_code, adapters: [[params, task], ...]} as JSON, writes a list of what is wrong with each.
+Reads {folder, trust_remote_code, adapters: [[params, task, adapts_head], ...]} as JSON, writes a list of what is wrong
+with each.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from stages.adapter_config import LoraParams
 from stages.params import lora_config
@@ -32,13 +34,23 @@ def main() -> None:
         Path(asked["folder"]), trust_remote_code=asked["trust_remote_code"], num_labels=1
     )
     problems = [
-        list(problems_of(LoraParams.model_validate(params), task, config, trust_remote_code=asked["trust_remote_code"]))
-        for params, task in asked["adapters"]
+        list(
+            problems_of(
+                LoraParams.model_validate(params),
+                task,
+                config,
+                trust_remote_code=asked["trust_remote_code"],
+                adapts_head=adapts_head,
+            )
+        )
+        for params, task, adapts_head in asked["adapters"]
     ]
     print(json.dumps(problems))
 
 
-def problems_of(params: LoraParams, task: Any, config: Any, *, trust_remote_code: bool) -> Iterator[str]:
+def problems_of(
+    params: LoraParams, task: Any, config: Any, *, trust_remote_code: bool, adapts_head: bool = True
+) -> Iterator[str]:
     """Say what is wrong with an adapter on a model of this config."""
     with torch.device("meta"):
         model = AUTO_CLASSES[task].from_config(config, trust_remote_code=trust_remote_code)
@@ -52,6 +64,12 @@ def problems_of(params: LoraParams, task: Any, config: Any, *, trust_remote_code
         return
     if not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "lora_" in name):
         yield "nothing of the adapter trains"
+    head = adapted.get_base_model().get_output_embeddings()
+    if not adapts_head and isinstance(head, BaseTunerLayer):
+        yield (
+            "the adapter is on the output layer, whose own weight is what this stage's loss multiplies by, so it would "
+            "never be trained; take the layer out of target_modules, or name it in extra.exclude_modules"
+        )
     extra = params.extra
     targets = params.target_modules if isinstance(params.target_modules, list) else []
     for key, names in {"target_modules": targets, **{f"extra.{key}": extra.get(key) for key in BY_NAME}}.items():

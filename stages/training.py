@@ -41,6 +41,8 @@ class TrainingStageConfig(StageConfig):
 
     adapts: ClassVar[Literal["CAUSAL_LM", "SEQ_CLS"]] = "CAUSAL_LM"
     """PEFT's name for what an adapter is put on."""
+    adapts_head: ClassVar[bool] = True
+    """Whether an adapter on the output layer would train."""
 
     def bytes_per_parameter(self, precision: Precision) -> float:
         """Gradients and AdamW's two moments come on top, of what trains."""
@@ -65,6 +67,7 @@ class SupervisedConfig(TrainingStageConfig):
     max_tokens: int = Field(default=1024, ge=8)
     """Longest example, prompt and answer together; what is beyond is cut."""
 
+    adapts_head: ClassVar[bool] = False  # TRL's losses multiply by the layer's own weight
     leaves_out_too_long: ClassVar[bool] = False
     """Whether longer examples are left out instead."""
 

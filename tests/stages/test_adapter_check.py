@@ -66,6 +66,13 @@ def test_an_adapter_that_goes_on_the_model_is_not(config: Any, params: dict[str,
         assert found(config, params, "SEQ_CLS") == []
 
 
+def test_an_adapter_on_the_head_is_refused_where_it_would_not_train(config: Any) -> None:
+    params = LoraParams(r=4, target_modules=["lm_head", "q_proj"])
+    [told] = problems_of(params, "CAUSAL_LM", config, trust_remote_code=False, adapts_head=False)
+    assert "on the output layer" in told and "never be trained" in told
+    assert (SFTStage.adapts_head, PreferenceStage.adapts_head, GRPOStage.adapts_head) == (False, False, True)
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
