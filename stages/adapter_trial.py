@@ -15,9 +15,10 @@ import peft
 import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import TrainableTokensWrapper
 
 from stages.adapter_config import LoraParams
-from stages.params import lora_config
+from stages.params import is_said_to_be_tied, lora_config, merged
 
 AUTO_CLASSES = {
     "CAUSAL_LM": transformers.AutoModelForCausalLM,
@@ -65,10 +66,11 @@ def problems_of(
     if not any(parameter.requires_grad for name, parameter in adapted.named_parameters() if "lora_" in name):
         yield "nothing of the adapter trains"
     head = adapted.get_base_model().get_output_embeddings()
-    if not adapts_head and isinstance(head, BaseTunerLayer):
+    if not adapts_head and isinstance(head, BaseTunerLayer | TrainableTokensWrapper):
+        tied = ", or on embeddings that it shares its weight with" if is_said_to_be_tied(model) else ""
         yield (
-            "the adapter is on the output layer, whose own weight is what this stage's loss multiplies by, so it would "
-            "never be trained; take the layer out of target_modules, or name it in extra.exclude_modules"
+            f"the adapter is on the output layer{tied}, whose own weight is what this stage's loss multiplies by, so "
+            "it would never be trained; leave that out, or train the layer whole by extra.modules_to_save"
         )
     extra = params.extra
     targets = params.target_modules if isinstance(params.target_modules, list) else []
@@ -79,10 +81,21 @@ def problems_of(
     layers = extra.get("layers_to_transform")
     if wrong := [n for n in (layers if isinstance(layers, list) else [layers]) if n is not None and n >= num_layers]:
         yield f"extra.layers_to_transform has {wrong[0]}, and the model's layers are 0 to {num_layers - 1}"
+    yield from _about_merge(adapted)
 
 
 BY_NAME = ("rank_pattern", "alpha_pattern", "exclude_modules", "modules_to_save")
 """Fields that name modules, which PEFT passes over where there are none."""
+
+
+def _about_merge(adapted: Any) -> Iterator[str]:
+    """Say whether the adapter can be added to the weights, which is how it is handed over."""
+    try:
+        merged(adapted)
+    except NotImplementedError:  # without weights not everything can be computed
+        return
+    except (RuntimeError, ValueError) as error:
+        yield f"PEFT cannot merge the adapter into the weights: {str(error).splitlines()[0]:.300}"
 
 
 def _matches(name: str, inner: Sequence[str], *, is_pattern: bool) -> bool:

@@ -148,7 +148,10 @@ def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
 def load_weights(model: Any, folder: Path) -> None:
     """Give a model the weights that transformers or PEFT saved in a folder; an adapter gets those of an adapter."""
     if isinstance(model, peft.PeftModel):
-        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder)))
+        saved = peft.load_peft_weights(str(folder))
+        peft.set_peft_model_state_dict(model, saved)
+        if lost := sorted(set(peft.get_peft_model_state_dict(model)) - set(saved)):
+            raise StageError(f"the adapter in {folder} lacks {len(lost)} of what trains, such as {lost[0]}")
         return
     saved = type(model).from_pretrained(folder, dtype=torch.float32)
     model.load_state_dict(saved.state_dict())

@@ -1,5 +1,6 @@
 """A reward model: pairs, a head of one number on the policy, TRL's trainer, train, save, put to the test."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from datasets import Dataset
 
 from rewards.model import load_model
 from stages import artifact
-from stages.base import StageContext, StageResult
+from stages.base import StageContext, StageError, StageResult
 from stages.data.rendering import Chat, TokenizerChat, whole_ids
 from stages.data.rows import Row
 from stages.evaluate.intervals import wilson
@@ -68,17 +69,31 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
 
 
 def load_with_head(context: StageContext) -> Any:
-    """Load the policy's layers in float32 under a fresh head of one label, whose weights follow from the seed."""
+    """Load the policy's layers in float32 under a fresh head of one label, whose weights follow from the seed.
+
+    Raises StageError where more than the head is new.
+    """
     transformers.set_seed(context.seed)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        policy_folder(context),
-        dtype=torch.float32,
-        num_labels=1,
-        trust_remote_code=context.facts.trust_remote_code,
-        attn_implementation="sdpa",
-    ).to(device())
+    report = logging.getLogger("transformers.modeling_utils")  # that the head is new; it is looked at here
+    level = report.level
+    report.setLevel(logging.ERROR)
+    try:
+        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+            policy_folder(context),
+            dtype=torch.float32,
+            num_labels=1,
+            trust_remote_code=context.facts.trust_remote_code,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    finally:
+        report.setLevel(level)
+    if lacking := sorted(name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")):
+        raise StageError(
+            f"the weights in {policy_folder(context)} lack {len(lacking)} of the model's, {lacking[0]} say"
+        )
     model.config.use_cache = False
-    return model
+    return model.to(device())
 
 
 def to_trl(config: RewardModelStage, context: StageContext) -> trl.RewardConfig:

@@ -19,9 +19,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return transformers.AutoConfig.from_pretrained(write_tiny_model(tmp_path_factory.mktemp("m") / "base"))
 
 
-def found(config: Any, params: dict[str, Any], task: str = "CAUSAL_LM") -> list[str]:
+def found(config: Any, params: dict[str, Any], task: str = "CAUSAL_LM", **how: Any) -> list[str]:
     given = LoraParams.model_validate({"type": "lora", "r": 4, **params})
-    return list(problems_of(given, task, config, trust_remote_code=False))
+    return list(problems_of(given, task, config, trust_remote_code=False, **how))
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,28 @@ def test_what_moves_the_base_or_wants_data_is_refused_where_answers_are_sampled(
     ):
         with pytest.raises(ValidationError, match=says):
             GRPOStage.model_validate({**grpo, "params": {"type": "lora", "extra": extra}})
+
+
+def test_an_adapter_that_cannot_be_handed_over_is_refused_before_it_is_trained(config: Any) -> None:
+    [problem] = found(config, {"extra": {"lora_bias": True}})  # Qwen3's layers have no bias to add it to
+    assert "PEFT cannot merge the adapter into the weights" in problem
+
+
+@pytest.mark.parametrize(
+    ("params", "tied", "is_refused"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, False, True),
+        ({"target_modules": ["embed_tokens"], "extra": {"ensure_weight_tying": True}}, True, True),
+        ({"target_modules": ["embed_tokens"]}, True, False),
+        ({"extra": {"modules_to_save": ["lm_head"]}}, False, False),
+        ({"extra": {"trainable_token_indices": [1, 2]}}, True, True),
+        ({"extra": {"trainable_token_indices": [1, 2]}}, False, False),
+    ],
+)
+def test_an_adapter_on_the_head_is_refused_where_trl_trains(
+    config: Any, params: dict[str, Any], tied: bool, is_refused: bool
+) -> None:
+    changed = type(config).from_dict({**config.to_dict(), "tie_word_embeddings": tied})
+    assert found(changed, params) == []
+    told = " ".join(found(changed, params, adapts_head=False))
+    assert ("the adapter is on the output layer" in told) == is_refused, told

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from trl.trainer.utils import add_fused_lm_head
 
 from stages import artifact, hand_over
 from stages.base import StageContext, StageError
@@ -22,6 +23,7 @@ from stages.proof import Proof, differences
 from stages.training import LoraParams
 from tests.models import tiny_model, write_tiny_model
 from tests.stages.contexts import make_context
+from tests.stages.test_supervised import Killed, KillsAt, run_sft, sft_stage
 
 SEQUENCES = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10]]
 ENDS = ["q_proj", "v_proj", "embed_tokens", "lm_head"]
@@ -251,3 +253,41 @@ def test_the_weights_are_let_go_of_before_they_are_read_back(tmp_path: Path) -> 
     policy = load_policy(context)
     hand(context, policy)
     assert sum(parameter.numel() for parameter in policy.model.parameters()) == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "tied"),
+    [
+        ({"target_modules": ["embed_tokens", "q_proj"]}, True),
+        ({"extra": {"modules_to_save": ["embed_tokens", "lm_head"]}}, True),
+        ({"extra": {"modules_to_save": ["lm_head"]}}, True),
+        ({"extra": {"trainable_token_indices": [1, 2, 3, 40]}}, False),
+        ({"extra": {"bias": "all"}}, False),
+    ],
+    ids=json.dumps,
+)
+def test_a_stage_that_trains_such_an_adapter_is_killed_resumed_and_hands_it_over(
+    params: Any, tied: bool, tmp_path: Path
+) -> None:
+    base = write_tiny_model(tmp_path / "base", tie_word_embeddings=tied)
+    stage = sft_stage(tmp_path, params={"type": "lora", "r": 4, **params})
+    whole, killed = (make_context(tmp_path, base, name=name) for name in ("whole", "killed"))
+    run_sft(stage, whole)
+    with pytest.raises(Killed):
+        run_sft(stage, replace(killed, metrics=KillsAt(killed.folder / "metrics.jsonl", 3)))  # type: ignore[arg-type]
+    run_sft(stage, killed)
+    assert artifact.weights_digest(whole.output) == artifact.weights_digest(killed.output)
+    assert set(artifact.read(whole.output, "model").moved) == {"merge", "tie", "cast", "save"}
+
+
+def test_what_trl_trains_is_what_the_model_says(tmp_path: Path) -> None:
+    """TRL's loss reads the head's weight by itself: what PEFT put around it must be in there."""
+    context = context_of(tmp_path, tied=True)
+    policy = trained(load_policy(context), extra={"modules_to_save": ["lm_head"]})
+    rows = [[1, 2, 3, 40, 5, 6, 7]]
+    plain = sequence_logprobs(policy.model, rows)[0]
+    add_fused_lm_head(policy.model.get_base_model(), outputs=("log_probs",))
+    tokens = torch.tensor(rows)
+    with torch.no_grad():
+        fused = policy.model(input_ids=tokens, labels=tokens, fused_lm_head=True).log_probs
+    assert fused.flatten()[:6].tolist() == pytest.approx(plain, abs=1e-4)
