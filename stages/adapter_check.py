@@ -1,7 +1,7 @@
 """Whether a recipe's adapters can be put on its base model: built for real, without weights, elsewhere. `check` asks.
 
-PEFT takes seconds to import, so a process of its own does it, beside what else is checked, and only for recipes with
-adapters.
+PEFT takes seconds to import, so a process of its own does it, beside what else is checked, and only for adapters that
+say more than their rank.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from stages.adapter_config import LoraParams
+from stages.adapter_config import FullParams, LoraParams
 from stages.base import Problem, RunFacts, StageConfig
 from stages.training import TrainingStageConfig
 
@@ -20,13 +20,18 @@ BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from stage
 TIMEOUT_S = 120
 
 
+def _may_fail(params: FullParams | LoraParams) -> bool:
+    """Say whether an adapter could be wrong: one on all linear layers, with PEFT's defaults, goes on every model."""
+    return isinstance(params, LoraParams) and (params.target_modules != "all-linear" or bool(params.extra))
+
+
 class AdapterTrial:
     """The adapters of some stages, being built; nothing where no stage has one or the base is no folder."""
 
     def __init__(self, stages: Mapping[str, StageConfig], facts: RunFacts) -> None:
         self._stages: dict[tuple[str, str, bool], list[str]] = {}
         for name, stage in stages.items():
-            if isinstance(stage, TrainingStageConfig) and isinstance(stage.params, LoraParams):
+            if isinstance(stage, TrainingStageConfig) and _may_fail(stage.params):
                 key = (stage.params.model_dump_json(), stage.adapts, stage.adapts_head)
                 self._stages.setdefault(key, []).append(name)
         self._process: subprocess.Popen[str] | None = None

@@ -5,6 +5,7 @@ with each.
 """
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -99,8 +100,6 @@ def _about_merge(adapted: Any) -> Iterator[str]:
 
 
 def _matches(name: str, inner: Sequence[str], *, is_pattern: bool) -> bool:
-    import re
-
     if is_pattern:  # as PEFT reads them
         return any(re.match(rf"(.*\.)?({name})$", each) for each in inner)
     return any(each == name or each.endswith(f".{name}") for each in inner)
