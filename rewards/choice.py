@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from rewards.final_answer import final_answer, last_turns, missing
+from rewards.final_answer import final_answer, last_turns
 from rewards.types import Mark, RewardFunction
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ def load(config: "ChoiceRewardConfig") -> RewardFunction:
     def choice(
         prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
     ) -> list[float | Mark | None]:
-        if column not in columns:
-            raise missing(column, columns)
         picks = [pick(text, letters, opening) for text, opening in last_turns(completions, openings)]
         golds = [letter(gold, letters) for gold in columns[column]]
         return [Mark(value=float(one == gold), read=one or "") for one, gold in zip(picks, golds, strict=True)]

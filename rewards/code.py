@@ -29,9 +29,9 @@ _FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.{}-]*)[^`]*")
 def load(config: "CodeRewardConfig") -> RewardFunction:
     """Set up the sandbox and return a reward, from 0.0 for what does not parse to 1.0 for what passes every test.
 
-    The program is what `last_program` finds. ``parses`` is what it gets
-    for parsing, ``runs`` for running without an error by itself (a whole program: on the first input), the rest is
-    shared out by tests passed. Findings of static analysis are deducted: ``most_deducted`` at most, not below 0.0.
+    The program is what `last_program` finds in the answer after its thinking. ``parses`` is what it gets for parsing,
+    ``runs`` for running without an error by itself (a whole program: on the first input), the rest is shared out by
+    tests passed. Findings of static analysis are deducted: ``most_deducted`` at most, not below 0.0.
     """
     sandbox = Sandbox(
         config.sandbox,
@@ -50,8 +50,6 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
     def code(
         prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
     ) -> list[float | None]:
-        if config.tests_column not in columns:
-            raise ValueError(f"the tests' column {config.tests_column!r} is missing; the data has {sorted(columns)}")
         programs = [last_program(answer_part(*turn)) for turn in last_turns(completions, openings)]
         rows = [{name: values[at] for name, values in columns.items()} for at in range(len(programs))]
         with ThreadPoolExecutor(config.parallel) as pool:

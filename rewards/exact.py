@@ -2,7 +2,7 @@ r"""The exact reward: is the final answer the gold answer, letter by letter?"""
 
 from typing import TYPE_CHECKING, Any
 
-from rewards.final_answer import final_answer, last_turns, missing, plain
+from rewards.final_answer import final_answer, last_turns, plain
 from rewards.types import Mark, RewardFunction
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ def load(config: "ExactRewardConfig") -> RewardFunction:
     def exact(
         prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
     ) -> list[float | Mark | None]:
-        if column not in columns:
-            raise missing(column, columns)
         marks: list[float | Mark | None] = []
         for (text, opening), gold in zip(last_turns(completions, openings), columns[column], strict=True):
             right = {_plain(str(one), config.ignore_case) for one in (gold if isinstance(gold, list) else [gold])}

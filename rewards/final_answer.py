@@ -6,7 +6,7 @@ there is one; and there it is what the last box holds, or else what the text ann
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,12 +109,6 @@ def unwrapped(text: str) -> str:
         if bare == text:
             return bare
         text = bare
-
-
-def missing(column: str, columns: Iterable[str]) -> ValueError:
-    """Return the error of data that has no gold answer."""
-    own = sorted(set(columns) - {"completion_ids"})
-    return ValueError(f"the gold answer's column {column!r} is missing; the data has {own}")
 
 
 def _narrowed(text: str) -> tuple[str, bool]:

@@ -47,11 +47,6 @@ def test_exact_reads_the_box_the_announced_answer_or_the_whole_text() -> None:
     assert marks(reward(type="exact", ignore_case=True), "paris  ", "LYON", answer=["Paris", "Lyon"]) == [1, 1]
 
 
-def test_exact_says_which_column_is_missing() -> None:
-    with pytest.raises(ValueError, match=r"column 'answer' is missing; the data has \['truth'\]"):
-        marks(reward(type="exact"), "a", truth="a")
-
-
 def test_choice_takes_the_one_letter_that_stands_alone() -> None:
     texts = ["B", "(B)", "The answer is B. Paris", r"\boxed{B}", "answer: **B**", "A or B", "Paris", "ABBA", "C", ""]
     assert marks(reward(type="choice"), *texts, answer="B") == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
