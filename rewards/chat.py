@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -171,14 +171,20 @@ async def gathered(asked: Sequence[Coroutine[Any, Any, str]], seconds: float) ->
     return found
 
 
-def transcript(turns: Sequence[dict[str, str]]) -> str:
+def transcript(turns: Sequence[Mapping[str, Any]]) -> str:
     """Return a conversation as text: a single turn bare, several with who speaks. Raises ValueError for images."""
-    for turn in turns:
-        if not isinstance(turn["content"], str):
-            raise ValueError(f"only text can be shown to a language model here, not {turn['content']!r:.80}")
     if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        return _said(turns[0])
+    return "\n\n".join(f"{turn['role']}: {_said(turn)}" for turn in turns)
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """Return a turn's text, and the tools that it calls."""
+    text = turn["content"] or ""
+    if not isinstance(text, str):
+        raise ValueError(f"only text can be shown to a language model here, not {text!r:.80}")
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls") or ()]
+    return "\n".join([*([text] if text or not calls else []), *calls])
 
 
 def filled(template: str, **parts: str) -> str:

@@ -53,7 +53,8 @@ def write(
             )
         return text
     assert refusal is not None
-    raise TemplateError(f"the chat template refuses the conversation: {refusal}") from refusal
+    what = str(refusal).removeprefix("the chat template refuses the conversation: ")
+    raise TemplateError(f"the chat template refuses the conversation: {what}") from refusal
 
 
 def tools_of(columns: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:

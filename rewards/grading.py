@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rewards import registry
-from rewards.types import Attempt, Graded, Mark, RewardFunction
+from rewards.types import Attempt, Graded, Mark, Message, RewardFunction
 from rewards.worker import Announce, is_being_cancelled, shown
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def arguments(
     everything: dict[str, Any] = {name: [a.columns.get(name) for a in group] for name in sorted(names)}
     everything["completion_ids"] = [list(a.completion_ids) for a in group]
     everything["prompts"] = [[dict(turn) for turn in a.prompt] for a in group]
-    everything["completions"] = [[dict(turn) for turn in a.completion] for a in group]
+    everything["completions"] = [[_spoken(turn) for turn in a.completion] for a in group]
     on_request = {
         "completion_logprobs": [list(a.completion_logprobs) for a in group],
         "openings": [a.opening for a in group],
@@ -201,6 +201,11 @@ def arguments(
         raise ValueError(f"it needs the columns {missing}; the data has {sorted(names)}")
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     return {name: value for name, value in everything.items() if name not in bound and (takes_all or name in named)}
+
+
+def _spoken(turn: Message) -> dict[str, Any]:
+    """Return a turn whose content is a text: one that is a tool call alone says nothing."""
+    return {**turn, "content": ""} if turn.get("content") is None else dict(turn)
 
 
 def judge(label: str, returned: Any, num_attempts: int) -> list[Mark]:

@@ -159,7 +159,7 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
 
 def _of_different_answers(tried: Sequence[Attempt]) -> list[Attempt]:
     """Return a group: the first row's own answer, and those of other rows and an empty one to the first's prompt."""
-    texts = list(dict.fromkeys([*(attempt.completion[-1]["content"] for attempt in tried), ""]))
+    texts = list(dict.fromkeys([*(attempt.completion[-1]["content"] or "" for attempt in tried), ""]))
     answers = (texts * TRIED_GROUP)[:TRIED_GROUP]
     return [replace(tried[0], completion=[{"role": "assistant", "content": text}]) for text in answers]
 

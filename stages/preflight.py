@@ -143,7 +143,10 @@ def _check_rows(
         yield from (_of_stage(name, problem) for problem in problems)
     if chat is None:
         return
-    yield from (_of_stage(name, problem) for problem in about_rendering(stage, rows, chat, tools))
+    problems = [_of_stage(name, problem) for problem in about_rendering(stage, rows, chat, tools)]
+    yield from problems
+    if any(not problem.startswith("note: ") for problem in problems):
+        return  # what cannot be written has no length
     if isinstance(stage, AnsweringStageConfig):
         room = stage.room(role, facts.engine)
         for at, length in islice(longer_than(chat, room, rows, tools=tools), 1):

@@ -8,6 +8,7 @@ before it, up to where the assistant is to speak. Tokens of the two are compared
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 from rewards import thinking
@@ -121,20 +122,23 @@ def whole_ids(chat: Chat, row: Row, side: str) -> list[int]:
 def answer(chat: Chat, row: Row, side: str) -> Example:
     """Return a row's answer as one example after its prompt, such as a pair has two of.
 
-    Raises DataError where its turns are written in different contexts.
+    Where the template writes earlier turns otherwise once later ones follow, the answer goes on as with an environment:
+    every turn stays as it was written, and what others say comes after it. Raises DataError where it cannot.
     """
-    first, *others = examples(chat, row, side, "last")
-    asked = prompt_ids(chat, row)
-    lead = len(first.prompt_ids) - len(asked)  # turns of weight 0
-    if others or first.prompt_ids[: len(asked)] != asked:
-        raise DataError(
-            f"{place_of(row)}: the chat template writes earlier turns of {side!r} otherwise once later ones follow, so "
-            "they are no one answer that could be compared as a whole; give each turn a row of its own"
-        )
-    given = tuple((start + lead, end + lead) for start, end in first.given)
+    asked, turns = prompt_ids(chat, row), [*row["prompt"], *row[side]]
+    places = _learned(row, side, "last")
+    whole = _draft(chat, row, turns, places[0])
+    for before, at in pairwise(places):
+        later = _draft(chat, row, turns, at)
+        if not whole.goes_on_to(chat, later):
+            whole.take(chat.token_ids(_between(chat, row, turns, before, at, whole)), later)
+    lead = len(whole.prompt_ids) - len(asked)  # turns of weight 0
+    if whole.prompt_ids[: len(asked)] != asked:
+        raise DataError(f"{place_of(row)}: the chat template writes the prompt otherwise after turns of weight 0")
+    given = tuple((start + lead, end + lead) for start, end in whole.given)
     return Example(
         prompt_ids=asked,
-        token_ids=first.prompt_ids[len(asked) :] + first.token_ids,
+        token_ids=(*whole.prompt_ids[len(asked) :], *whole.token_ids),
         given=((0, lead), *given) if lead else given,
     )
 
@@ -145,22 +149,23 @@ def examples(chat: Chat, row: Row, side: str, train_on: TrainOn) -> list[Example
     ``last``: the assistant's turns of the answer; ``all``: those of the prompt, too. A turn of ``weight: 0`` is not
     learned. Raises DataError where nothing is left, or where a turn cannot be had in the context it is written in.
     """
-    turns = [*row["prompt"], *row[side]]
-    first = len(row["prompt"]) if train_on == "last" else 0
-    learned = [
-        at
-        for at, turn in enumerate(turns)
-        if at >= first and turn["role"] == "assistant" and turn.get("weight", 1) != 0
-    ]
-    if not learned:
-        hint = "; train_on: all learns the turns before it" if train_on == "last" else ""
-        raise DataError(f"{place_of(row)}: every turn that could be learned has weight 0{hint}")
     found: list[_Draft] = []
-    for at in learned:
-        draft = _draft(chat, row, turns, at)
+    for at in _learned(row, side, train_on):
+        draft = _draft(chat, row, [*row["prompt"], *row[side]], at)
         if not (found and found[-1].goes_on_to(chat, draft)):
             found.append(draft)
     return [Example(prompt_ids=d.prompt_ids, token_ids=tuple(d.token_ids), given=tuple(d.given)) for d in found]
+
+
+def _learned(row: Row, side: str, train_on: TrainOn) -> list[int]:
+    """Return the places of the turns that are learned."""
+    first = len(row["prompt"]) if train_on == "last" else 0
+    turns = enumerate([*row["prompt"], *row[side]])
+    found = [at for at, turn in turns if at >= first and turn["role"] == "assistant" and turn.get("weight", 1) != 0]
+    if not found:
+        hint = "; train_on: all learns the turns before it" if train_on == "last" else ""
+        raise DataError(f"{place_of(row)}: every turn that could be learned has weight 0{hint}")
+    return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,11 +188,28 @@ class _Draft:
         between = _after(chat, before, self.whole, later.context)
         if between is None:
             return False
+        self.take(between, later)
+        return True
+
+    def take(self, between: Sequence[int], later: "_Draft") -> None:
+        """Take what others say, and a later turn."""
         start = len(self.token_ids)
         self.given.append((start, start + len(between)))
         self.token_ids += [*between, *later.token_ids]
         self.context, self.whole = later.context, later.whole
-        return True
+
+
+def _between(chat: Chat, row: Row, turns: Sequence[Message], before: int, at: int, draft: _Draft) -> str:
+    """Return what the template writes after the end of one turn up to where another begins, whatever the first says."""
+    said = {"role": "assistant", "content": SENTINEL}
+    text = _text(chat, row, [*turns[:before], said, *turns[before + 1 : at]], asks=True)
+    _, mark, rest = text.rpartition(SENTINEL)
+    end = chat.decode(draft.token_ids[-1:])
+    if not mark or not rest.startswith(end):
+        raise DataError(
+            f"{place_of(row)}: the chat template does not end turn {before + 1} with {end!r} once others follow"
+        )
+    return rest[len(end) :]
 
 
 def _draft(chat: Chat, row: Row, turns: Sequence[Message], at: int) -> _Draft:
@@ -257,9 +279,11 @@ def _after(chat: Chat, before: Sequence[int], text: str, longer: str) -> list[in
 
 def merges(chat: Chat, row: Row, side: str) -> str | None:
     """Return the text at the border of prompt and answer where the tokens of the two merge in the whole; else None."""
-    asked, written = prompt_ids(chat, row), _text(chat, row, [*row["prompt"], row[side][0]], asks=False)
-    same = tuple(chat.token_ids(written)[: len(asked)]) == asked
-    return None if same else chat.decode(asked[-1:]) + written[len(chat.decode(asked)) :][:10]
+    context, written = prompt_text(chat, row), _text(chat, row, [*row["prompt"], row[side][0]], asks=False)
+    asked = chat.token_ids(context)
+    if not written.startswith(context) or chat.token_ids(written)[: len(asked)] == asked:
+        return None
+    return chat.decode(asked[-1:]) + written[len(context) :][:10]
 
 
 def longer_than(

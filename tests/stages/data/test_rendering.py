@@ -147,10 +147,25 @@ def test_tools_move_with_the_last_question_of_mistral_and_so_does_the_context() 
     assert_is(second, [(start, False), (" 3 stars.</s>", True)], chat)
 
 
-def test_an_answer_of_several_contexts_is_no_side_of_a_pair() -> None:
-    row = {"prompt": [ASKED], "chosen": [CALL, TOLD, ANSWER]}
-    with pytest.raises(DataError, match="no one answer that could be compared"):
-        answer(chat_of("qwen3"), row, "chosen")
+def test_a_side_of_a_pair_goes_on_from_its_turns_as_they_were_written() -> None:
+    chat = chat_of("qwen3")
+    row = {"prompt": [ASKED], "chosen": [{**CALL, "reasoning_content": "where?"}, TOLD, ANSWER, AGAIN, LATER]}
+    assert_is(
+        answer(chat, row, "chosen"),
+        [
+            ("<|im_start|>user\nweather in Paris?<|im_end|>\n<|im_start|>assistant\n", False),
+            (
+                '<think>\nwhere?\n</think>\n\n<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n'
+                "</tool_call><|im_end|>",
+                True,
+            ),
+            ("\n<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>\n<|im_start|>assistant\n", False),
+            ("<think>\n\n</think>\n\nIt is sunny.<|im_end|>", True),
+            ("\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n", False),
+            ("<think>\n\n</think>\n\n3 stars.<|im_end|>", True),
+        ],
+        chat,
+    )
 
 
 def test_a_turn_of_weight_0_is_context() -> None:
@@ -241,7 +256,8 @@ def test_tokens_that_merge_across_the_border_are_learned_as_the_engine_meets_the
     assert chat.token_ids("\n\n") != chat.token_ids("\n") * 2
     assert_is(example, [(START, False), ("\n</think>\n\nIt is sunny.<|im_end|>", True)], chat)
     assert merges(chat, row, "completion") is not None
-    assert merges(chat, {**row, "completion": [THOUGHTS[0]]}, "completion") is None
+    for template in (OPENS, STRIPS):
+        assert merges(chat_of("qwen3", template), {**row, "completion": [THOUGHTS[0]]}, "completion") is None
 
 
 def test_a_context_that_is_another_one_once_it_is_answered_is_refused_with_both_texts() -> None:
