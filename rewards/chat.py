@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from rewards.chat_template import spoken
 from rewards.types import Mark, RewardError
 
 if TYPE_CHECKING:
@@ -174,17 +175,8 @@ async def gathered(asked: Sequence[Coroutine[Any, Any, str]], seconds: float) ->
 def transcript(turns: Sequence[Mapping[str, Any]]) -> str:
     """Return a conversation as text: a single turn bare, several with who speaks. Raises ValueError for images."""
     if len(turns) == 1:
-        return _said(turns[0])
-    return "\n\n".join(f"{turn['role']}: {_said(turn)}" for turn in turns)
-
-
-def _said(turn: Mapping[str, Any]) -> str:
-    """Return a turn's text, and the tools that it calls."""
-    text = turn["content"] or ""
-    if not isinstance(text, str):
-        raise ValueError(f"only text can be shown to a language model here, not {text!r:.80}")
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls") or ()]
-    return "\n".join([*([text] if text or not calls else []), *calls])
+        return spoken(turns[0])
+    return "\n\n".join(f"{turn['role']}: {spoken(turn)}" for turn in turns)
 
 
 def filled(template: str, **parts: str) -> str:

@@ -57,6 +57,15 @@ def write(
     raise TemplateError(f"the chat template refuses the conversation: {what}") from refusal
 
 
+def spoken(turn: Message) -> str:
+    """Return what a turn says, and the tools that it calls, for people and judges. Raises ValueError for images."""
+    text = turn["content"] or ""
+    if not isinstance(text, str):
+        raise ValueError(f"only text can be shown to a language model here, not {text!r:.80}")
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls") or ()]
+    return "\n".join([*([text] if text or not calls else []), *calls])
+
+
 def tools_of(columns: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
     """Return the schemas of tools that a row brings along."""
     return columns.get("tools") or None

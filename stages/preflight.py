@@ -22,7 +22,7 @@ from stages.environment_check import try_environment
 from stages.model_check import check_model, check_tokens, tokens_beyond
 from stages.model_folder import ModelFolderError, read_json_object, read_model_config
 from stages.preference.config import PairedConfig
-from stages.rendering_check import about_rendering, sides_of
+from stages.rendering_check import about_rendering, sides_of, up_to_first_learned
 from stages.training import SupervisedConfig
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -165,7 +165,8 @@ def _about_lengths(name: str, stage: SupervisedConfig, rows: Sequence[Row], chat
     """Say how many rows are cut, and how many teach nothing since they leave no room for an answer."""
     sides = sides_of(stage)
     too_long = {at for side in sides for at, _ in longer_than(chat, stage.max_tokens, rows, side)}
-    full = {at for at, _ in longer_than(chat, stage.max_tokens - 1, rows)}
+    asked = [up_to_first_learned(row, stage) for row in rows]
+    full = {at for at, _ in longer_than(chat, stage.max_tokens - 1, asked)}
     lost = too_long if stage.leaves_out_too_long else full
     if rows and len(lost) == len(rows):
         yield f"stage {name!r}: max_tokens {stage.max_tokens} is too little for each of {len(rows)} rows; raise it"

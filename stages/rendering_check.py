@@ -42,6 +42,14 @@ def sides_of(stage: SupervisedConfig) -> list[str]:
     return [side for side in ("completion", "chosen", "rejected") if side in stage.columns()]
 
 
+def up_to_first_learned(row: Row, stage: SupervisedConfig) -> Row:
+    """Return the row with as much of its prompt as comes before anything that is learned."""
+    if not isinstance(stage, SFTStage) or stage.train_on == "last":
+        return row
+    first = next((at for at, turn in enumerate(row["prompt"]) if turn["role"] == "assistant"), len(row["prompt"]))
+    return with_columns(row, prompt=row["prompt"][:first])
+
+
 def _render(stage: SupervisedConfig, row: Row, chat: Chat) -> None:
     """Raise DataError where a row's answers cannot be learned in the context that they answer."""
     for side in sides_of(stage):

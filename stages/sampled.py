@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rewards.chat_template import spoken
 from rollout.records import read_groups
 from rollout.types import Rollout, RolloutGroup
 from stages.config import AnyStage
@@ -101,7 +102,7 @@ def _shown(
         "stage": folder.name,
         "from": _place(file, folder),
         "id": group.prompt.id,
-        "prompt": [dict(turn) for turn in group.prompt.messages],
+        "prompt": [{"role": turn["role"], "content": spoken(turn)} for turn in group.prompt.messages],
         "has_signal": None if not is_learned else advantages is not None,
         "columns": {name: str(value)[:200] for name, value in group.prompt.columns.items()},
         "answers": [

@@ -163,13 +163,17 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
                 f"{where} has no column {source.column!r}; its columns are {', '.join(map(repr, sorted(raw)))}"
             )
     missing = [name for name in needs if row.get(name) is None]
+    if "completion" in missing and "prompt" not in {**raw, **mapped} and (turns := row.get("prompt")):
+        raise DataError(
+            f"{where} has a conversation that ends with a turn of {turns[-1].get('role')!r}, so there is no answer to "
+            "learn; end it with the assistant's turn, or leave the row out"
+        )
     if missing:
         raise DataError(
             f"{where} has no {' and no '.join(map(repr, missing))}; its columns are "
             f"{', '.join(map(repr, sorted(raw)))}. Name the right one under `columns`, "
             f"for instance columns: {{{missing[0]}: THEIR_NAME}}"
             + ("; plain DPO, loss: {type: dpo}, needs no scores" if "score_chosen" in missing else "")
-            + _about_last_turn(row, missing)
         )
     for name, role in _AUTHOR.items():
         if row.get(name) is not None and (name in needs or name == "prompt"):
@@ -181,13 +185,6 @@ def _row(config: DataSetConfig, needs: Sequence[str], where: str, raw: Mapping[s
     if config.chat_template_kwargs or row.get("chat_template_kwargs") is not None:
         row["chat_template_kwargs"] = {**config.chat_template_kwargs, **_settings(row, where)}
     return row
-
-
-def _about_last_turn(row: Row, missing: Sequence[str]) -> str:
-    prompt = row.get("prompt")
-    if "completion" not in missing or not isinstance(prompt, list) or not isinstance(prompt[-1], dict):
-        return ""
-    return f"; its conversation ends with a turn of {prompt[-1].get('role')!r}, so there is no answer to learn"
 
 
 def _settings(row: Row, where: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 import trl
-from datasets import Dataset
 
 from stages.base import StageContext
-from stages.data.rendering import TokenizerChat
+from stages.data.arrow import as_dataset
+from stages.data.rendering import Chat, TokenizerChat
 from stages.data.rows import Row, with_columns
 from stages.models import Policy
 from stages.params import lora_config
@@ -46,12 +46,12 @@ class Paired:
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its reference computed and raised by the offsets."""
         assert not isinstance(config.loss, KTOLoss)
-        chat, own = TokenizerChat(policy.tokenizer), ("offset", *(COLUMNS if config.token_weights else ()))
-        pairs = [{**in_tokens(chat, row, ("chosen", "rejected")), **{name: row[name] for name in own}} for row in rows]
+        chat = TokenizerChat(policy.tokenizer)
+        pairs = (_in_tokens(chat, row, config) for row in rows)
         return PairTrainer(
             model=policy.model,
             args=to_trl(config, context),
-            train_dataset=Dataset.from_list(pairs),
+            train_dataset=as_dataset(pairs),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),
@@ -122,6 +122,11 @@ def to_trl(config: PreferenceStage, context: StageContext) -> trl.DPOConfig:
         ld_alpha=loss.ld_alpha,
         use_weighting=loss.weighted,
     )
+
+
+def _in_tokens(chat: Chat, row: Row, config: PreferenceStage) -> dict[str, Any]:
+    weights = {name: [float(weight) for weight in row[name]] for name in COLUMNS if config.token_weights}
+    return {**in_tokens(chat, row, ("chosen", "rejected")), "offset": float(row["offset"]), **weights}
 
 
 def raised_by(row: Row, *, loss: LossOfPairs, max_tokens: int) -> float:

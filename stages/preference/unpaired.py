@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trl
-from datasets import Dataset
 
 from stages.base import StageContext
+from stages.data.arrow import as_dataset
 from stages.data.rendering import TokenizerChat
 from stages.data.rows import Row, load_rows
 from stages.models import Policy
@@ -47,7 +47,7 @@ class Unpaired:
         assert isinstance(config.loss, KTOLoss)
         desirable, undesirable = class_weights(rows, config.loss)
         chat = TokenizerChat(policy.tokenizer)
-        answers = [{**in_tokens(chat, row, ["completion"]), "label": bool(row["label"])} for row in rows]
+        answers = ({**in_tokens(chat, row, ["completion"]), "label": bool(row["label"])} for row in rows)
         return AnswerTrainer(
             model=policy.model,
             args=trl.KTOConfig(
@@ -58,7 +58,7 @@ class Unpaired:
                 undesirable_weight=undesirable,
                 precompute_ref_log_probs=True,
             ),
-            train_dataset=Dataset.from_list(answers),
+            train_dataset=as_dataset(answers),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),

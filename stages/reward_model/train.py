@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import transformers
 import trl
-from datasets import Dataset
 
 from rewards.model import load_model
 from stages import artifact
 from stages.base import StageContext, StageError, StageResult
+from stages.data.arrow import as_dataset
 from stages.data.rendering import Chat, TokenizerChat, whole_ids
 from stages.data.rows import Row
 from stages.evaluate.intervals import wilson
@@ -47,7 +47,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     trainer = trl.RewardTrainer(
         model=model,
         args=to_trl(config, context),
-        train_dataset=Dataset.from_list([in_tokens(chat, pair, config) for pair in learned]),
+        train_dataset=as_dataset(in_tokens(chat, pair, config) for pair in learned),
         processing_class=tokenizer,
         peft_config=lora_config(config.params, "SEQ_CLS"),
     )
@@ -121,4 +121,4 @@ def put_to_the_test(config: RewardModelStage, context: StageContext, pairs: Sequ
 def in_tokens(chat: Chat, pair: Row, config: RewardModelStage) -> dict[str, Any]:
     """Return a pair as TRL takes what is in tokens already: two whole conversations."""
     row: dict[str, Any] = {f"{side}_ids": whole_ids(chat, pair, side) for side in ("chosen", "rejected")}
-    return {**row, "margin": pair["score_chosen"] - pair["score_rejected"]} if config.margin else row
+    return {**row, "margin": float(pair["score_chosen"] - pair["score_rejected"])} if config.margin else row

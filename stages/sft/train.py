@@ -1,12 +1,15 @@
 """Supervised fine-tuning: model, data, trainer, train, save."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import trl
-from datasets import Dataset
 
 from stages.base import StageContext, StageResult
+from stages.data.arrow import as_dataset
 from stages.data.rendering import Example, TokenizerChat, examples
 from stages.data.rows import load_rows
 from stages.hand_over import save_policy
@@ -15,17 +18,21 @@ from stages.params import MOST_FOR_EVA, begin_by_data, lora_config
 from stages.sft.config import SFTStage
 from stages.trainer import train, trainer_arguments
 
+NUM_PROBED = 16
+"""Examples of which the hand-over's probe is made."""
+
 
 def run(config: SFTStage, context: StageContext) -> StageResult:
     """Teach the policy to answer as the data set does."""
     rows = load_rows(config.data, config.needs_columns)
     policy = load_policy(context)
     chat = TokenizerChat(policy.tokenizer)
-    learned = [example for row in rows for example in examples(chat, row, "completion", config.train_on)]
+    learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
+    probed, data = list(islice(learned, NUM_PROBED)), Counter[str]()
     trainer = trl.SFTTrainer(
         model=policy.model,
         args=to_trl(config, context),
-        train_dataset=Dataset.from_list([in_trl(example) for example in learned]),
+        train_dataset=as_dataset(in_trl(example) for example in _counted(chain(probed, learned), data)),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.params),
     )
@@ -33,16 +40,9 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     begin_by_data(trainer.model, config.params, read)
     version = train(trainer, config, context)
     trained = replace(policy, model=trainer.model)
-    probes = [example.whole_ids for example in learned[:16]]
+    probes = [example.whole_ids for example in probed]
     save_policy(context, trained, version=version, data=[("data", config.data)], probes=probes)
-    return StageResult(
-        metrics={
-            "train/steps": version,
-            "data/rows": len(rows),
-            "data/examples": len(learned),
-            "data/learned_tokens": sum(sum(example.learned) for example in learned),
-        }
-    )
+    return StageResult(metrics={"train/steps": version, "data/rows": len(rows), **data})
 
 
 def to_trl(config: SFTStage, context: StageContext) -> trl.SFTConfig:
@@ -58,3 +58,11 @@ def in_trl(example: Example) -> dict[str, Any]:
     """Return an example as TRL takes what is in tokens already: -100 labels what is not learned."""
     labels = [token if bit else -100 for token, bit in zip(example.token_ids, example.learned, strict=True)]
     return {"input_ids": example.whole_ids, "labels": [-100] * len(example.prompt_ids) + labels}
+
+
+def _counted(examples: Iterable[Example], data: Counter[str]) -> Iterator[Example]:
+    """Yield the examples, and count them and the tokens that are learned of them, as metrics."""
+    for example in examples:
+        data["data/examples"] += 1
+        data["data/learned_tokens"] += sum(example.learned)
+        yield example
