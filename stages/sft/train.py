@@ -28,19 +28,19 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     policy = load_policy(context)
     chat = TokenizerChat(policy.tokenizer)
     learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
-    probed, data = list(islice(learned, NUM_PROBED)), Counter[str]()
+    first, data = list(islice(learned, max(NUM_PROBED, MOST_FOR_EVA))), Counter[str]()
     trainer = trl.SFTTrainer(
         model=policy.model,
         args=to_trl(config, context),
-        train_dataset=as_dataset(in_trl(example) for example in _counted(chain(probed, learned), data)),
+        train_dataset=as_dataset(in_trl(example) for example in _counted(chain(first, learned), data)),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.params),
     )
-    read = [example.whole_ids[: config.max_tokens] for example in learned[:MOST_FOR_EVA]]
+    read = [example.whole_ids[: config.max_tokens] for example in first[:MOST_FOR_EVA]]
     begin_by_data(trainer.model, config.params, read)
     version = train(trainer, config, context)
     trained = replace(policy, model=trainer.model)
-    probes = [example.whole_ids for example in probed]
+    probes = [example.whole_ids for example in first[:NUM_PROBED]]
     save_policy(context, trained, version=version, data=[("data", config.data)], probes=probes)
     return StageResult(metrics={"train/steps": version, "data/rows": len(rows), **data})
 

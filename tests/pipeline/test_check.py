@@ -499,3 +499,45 @@ def test_a_damaged_run_folder_is_named_by_its_file(tmp_path: Path, recipe: dict[
     (tmp_path / "runs" / "r" / "run.json").write_text("{")
     result = check(tmp_path, recipe)
     assert result.returncode == 2 and "run.json is damaged" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"messages": [{"role": "user", "content": "?"}]}, "line 2 has a conversation that ends with a turn of 'user'"),
+        ({"prompt": "1", "messages": [{"role": "user", "content": "2"}]}, "line 2: has 'prompt' and 'messages'"),
+        ({"prompt": "a \ud83d", "completion": "b"}, r"line 2, column 'prompt': character 3 is '\ud83d', half of"),
+        (
+            {"prompt": "?", "completion": [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
+            "line 2: the chat template refuses the conversation",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_learned_is_named_by_file_and_line(
+    tmp_path: Path, recipe: dict[str, Any], row: dict[str, Any], says: str
+) -> None:
+    recipe["stages"] = {"sft": {**recipe["stages"]["sft"], "data": write(tmp_path / "rows.jsonl", [ROWS[0], row])}}
+    assert_refused(check(tmp_path, recipe), tmp_path, "stage 'sft'", "rows.jsonl, ", says)
+
+
+OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+"""How the generation prompt of the tiny model's template begins."""
+
+
+def test_a_template_that_opens_the_thoughts_trains_on_rows_that_have_them(
+    tmp_path: Path, recipe: dict[str, Any], model: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "base")
+    template = (model / "chat_template.jinja").read_text()
+    assert OPENS in template
+    (tmp_path / "base" / "chat_template.jinja").write_text(template.replace(OPENS, OPENS[:-4] + "<think>\n' }}"))
+    recipe["model"] = str(tmp_path / "base")
+    sft = recipe["stages"]["sft"]
+    for thoughts, code in (("<think>\nsum\n</think>\n", 0), ("", 2)):
+        rows = [{**row, "completion": thoughts + row["completion"]} for row in ROWS]
+        recipe["stages"] = {"sft": {**sft, "data": write(tmp_path / "rows.jsonl", rows)}}
+        result = check(tmp_path, recipe)
+        assert result.returncode == code, result.stderr
+    assert (
+        "<think>" in result.stderr and "rows.jsonl, line 1: the model would learn in another context" in result.stderr
+    )

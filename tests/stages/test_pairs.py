@@ -1,6 +1,7 @@
 """Pairs of hand-made groups, by every way to make them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from rewards.types import Score
 from rollout.types import Completion, FinishReason, Prompt, Rollout, RolloutGroup
-from stages.pairs.build import _hardest_first, report
+from stages.pairs.build import _hardest_first, _row, answers, report
 from stages.pairs.config import (
     BestVsWorst,
     Diverse,
@@ -202,3 +203,13 @@ def test_a_pairing_that_could_make_nothing_is_refused(pairing: dict[str, Any], s
 def test_a_pair_knows_its_gap() -> None:
     better, worse = group(("a", 1.0), ("b", 0.25)).rollouts
     assert Pair(better, worse).gap == 0.75
+
+
+def test_pairs_and_answers_keep_what_the_chat_template_was_given() -> None:
+    shown = {"tools": [{"function": {"name": "weather"}}], "chat_template_kwargs": {"enable_thinking": False}}
+    found = group(("good", 1.0), ("bad", 0.0))
+    told = replace(found, prompt=replace(found.prompt, columns={**shown, "answer": "x"}))
+    pair = Pair(*told.rollouts)
+    for row in (_row(told, pair), *answers([told])):
+        assert {name: row[name] for name in shown} == shown and "answer" not in row
+    assert not shown.keys() & _row(found, pair).keys()

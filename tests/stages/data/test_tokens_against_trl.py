@@ -18,6 +18,8 @@ from stages.preference.trainer import AnswerTrainer
 from stages.sft.train import in_trl
 from tests.models import tiny_model
 
+pytestmark = pytest.mark.training
+
 ROWS = make_splits(17)["train"][:24]
 TOKENIZER = make_tokenizer(spoken(ROWS))
 CHAT = TokenizerChat(TOKENIZER)
