@@ -16,6 +16,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import override
+
+from rewards.final_answer import final_answer
 
 SANDBOX_GRACE_S = ANALYSIS_GRACE_S = 1.0
 """Seconds that a sandbox may take to start and end, besides what runs in it; and static analysis to look at it."""
@@ -53,6 +56,10 @@ class RewardConfigBase(BaseModel):
         """The name under which this reward's values appear."""
         return self.name or str(getattr(self, "type"))  # noqa: B009 - each member of the union has it
 
+    def right_answer(self, gold: Any) -> str:
+        """Return what a policy would say that answers a row with this gold answer rightly; of several, the first."""
+        return str(gold[0] if isinstance(gold, list) and gold else gold)
+
     def columns(self) -> list[str]:
         """Columns without which it does not apply to a row, as far as the config says."""
         return []
@@ -80,9 +87,15 @@ class _AgainstGold(RewardConfigBase):
 
 
 class MathRewardConfig(_AgainstGold):
-    """1 when the last boxed answer (or the last expression) equals the gold answer, else 0."""
+    """1 when the final answer equals the gold answer as mathematics, else 0."""
 
     type: Literal["math"] = "math"
+
+    @override
+    def right_answer(self, gold: Any) -> str:
+        """All of a list, which is one answer of several parts; of a solution what it ends in."""
+        parts = gold if isinstance(gold, list) else final_answer(str(gold)).parts
+        return ", ".join(map(str, parts))
 
 
 class ExactRewardConfig(_AgainstGold):
@@ -98,6 +111,12 @@ class ChoiceRewardConfig(_AgainstGold):
     type: Literal["choice"] = "choice"
     letters: str = Field(default="ABCDEFGHIJ", pattern="^[A-Z]+$")
     """Letters that may be picked."""
+
+    @override
+    def right_answer(self, gold: Any) -> str:
+        """The letter, also of an index."""
+        is_index = isinstance(gold, int) and 0 <= gold < len(self.letters)
+        return self.letters[gold] if is_index else str(gold)
 
 
 class LengthRewardConfig(RewardConfigBase):
@@ -156,19 +175,20 @@ class ConfidenceRewardConfig(RewardConfigBase):
 
 
 class FormatRewardConfig(RewardConfigBase):
-    """1 when the completion's text matches a pattern or has the tags, else 0."""
+    """1 when the completion's text ends in a box, or matches a pattern, or has the tags, else 0."""
 
     type: Literal["format"] = "format"
     tags: list[str] = []
     """Elements that make up the whole text, once each, in this order: `[think, answer]`. Instead of the pattern."""
-    pattern: str = r"(?s).*\\boxed\{[^{}]+\}\s*\Z"
-    r"""Regular expression of Python's that the whole text must match; by default: ends in a box."""
+    pattern: str | None = None
+    r"""Regular expression of Python's that the whole text must match; none: it must end in `\boxed{...}`, as in
+    `$\boxed{\frac{1}{2}}$.`"""
 
     @field_validator("pattern")
     @classmethod
-    def _compiles(cls, pattern: str) -> str:
+    def _compiles(cls, pattern: str | None) -> str | None:
         try:
-            re.compile(pattern)
+            re.compile(pattern or "")
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"pattern {pattern!r} is no regular expression of Python's: {error}") from error
         return pattern

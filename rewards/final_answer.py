@@ -20,6 +20,7 @@ _BOX_GOES_ON = re.compile(
     r"[\s$]*(?:\\\)\s*)?(\\?%|(?:per ?cent|percentage|pct|thousand|million|billion|trillion|dozen)\b)"
 )
 """What belongs to a number in a box though it stands behind it."""
+_BOX_END = re.compile(r"(?:\s|\$|\\[)\]]|[.*])*")
 _STYLE = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf|tt|bb)|mbox|hbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\(?:quad|qquad|[,;:! ]|displaystyle\b)|\\[()\[\]]|[$&~*]|\\\\")
 _DENIAL = r"(?!(?:is|was|no|not|but|wait|wrong|then|so|oops|actually|correction|rather)\b)"
@@ -40,7 +41,8 @@ _HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]
 _GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
 _BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
 _SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])")
-_BOLD_END = re.compile(r"(?:\*\*([^*\n]+)\*\*|(?<![*\w])\*([^*\n]+)\*|__([^_\n]+)__|`([^`\n]+)`)[.!]?\s*\Z")
+_BOLD_END = re.compile(r"(?<![*\w])(\*{1,3}|__|`)(?!\s)([^*_`\n]+)\1[.!]?\s*\Z")
+_QUOTED = re.compile(r"(?m)^\s*>\s+")
 _WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|__|_|`+)\s*(.*?)\s*\1", re.DOTALL)
 
 
@@ -70,14 +72,24 @@ def final_answer(text: str, opening: str = "") -> FinalAnswer:
         return FinalAnswer(parts=(announced,), how="announced")
     bold = None if is_element else _BOLD_END.search(part)
     if bold:
-        return FinalAnswer(parts=(unwrapped(next(filter(None, bold.groups()))),), how="emphasis")
-    bare = unwrapped(part)
+        return FinalAnswer(parts=(unwrapped(bold[2]),), how="emphasis")
+    bare = unwrapped(_QUOTED.sub("", part))
     return FinalAnswer(parts=(bare,) if bare else (), how="element" if is_element else "all")
 
 
 def answer_part(text: str, opening: str = "") -> str:
     """Return where the answer stands: after the thoughts, in the last `<answer>` if there is one."""
     return _narrowed(said(text, opening))[0]
+
+
+def ends_in_box(text: str, opening: str = "") -> bool:
+    """Say whether what is said ends in a box that holds something; marks of mathematics and a full stop may follow."""
+    part = said(text, opening)
+    commands = list(_BOX.finditer(part))
+    if not commands:
+        return False
+    end, content = _box(part, commands[-1])
+    return end is not None and bool(content) and _BOX_END.fullmatch(part, end) is not None
 
 
 def last_turns(completions: Sequence[Any], openings: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewards.final_answer import last_turns
+from rewards.final_answer import ends_in_box, last_turns
 from rewards.types import RewardFunction
 
 if TYPE_CHECKING:
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def load(config: "FormatRewardConfig") -> RewardFunction:
-    """Return a reward: 1.0 where the whole text of the last turn matches the pattern, or has the tags, else 0.0.
+    """Return a reward: 1.0 where the last turn's text has the tags, matches the pattern, or ends in a box, else 0.0.
 
     What the prompt has begun of the answer, such as `<think>`, is part of the text for tags; for a pattern the text may
     match with it or without it. A pattern may backtrack for ever on some texts; the worker's deadline ends that.
     """
-    pattern = re.compile(config.pattern)
+    pattern = None if config.pattern is None else re.compile(config.pattern)
 
     def format(
         prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
@@ -25,6 +25,8 @@ def load(config: "FormatRewardConfig") -> RewardFunction:
         texts = last_turns(completions, openings)
         if config.tags:
             return [float(has_tags(begun + text, config.tags)) for text, begun in texts]
+        if pattern is None:
+            return [float(ends_in_box(text, begun)) for text, begun in texts]
         return [float(any(pattern.fullmatch(one) for one in {text, begun + text})) for text, begun in texts]
 
     return format

@@ -34,7 +34,7 @@ def said(text: str, opening: str = "") -> str:
     """
     whole = opening + text
     closed = [found.end() for found in _CLOSED.finditer(whole)]
-    rest = whole[closed[-1] :] if closed else whole
+    rest = whole[closed[-1] :].lstrip("\n") if closed else whole
     reopened = _OPENED.search(rest)
     return _LAST_TOKENS.sub("", rest[: reopened.start()] if reopened else rest)
 

@@ -1,7 +1,7 @@
 """Rewards tried on gold answers before a run: full marks are due. `check` asks, and `strop rewards test`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from rewards.config import RewardConfig
 from rewards.gold import GoldCheck
@@ -78,10 +78,17 @@ def trial_attempts(
     for at in varied(rows, rewards, num_rows):
         row = rows[at]
         completion = row.get("completion")
-        boxed = f"\\boxed{{{row['answer']}}}" if row.get("answer") is not None else None
+        gold_answer = row.get("answer")
+        boxed = None if gold_answer is None else f"\\boxed{{{_right_answer(rewards, gold_answer)}}}"
         text = completion or boxed or "an answer"
         turns = text if isinstance(text, list) else [{"role": "assistant", "content": text}]
         columns = {**dict.fromkeys(names), **reward_columns(row)}
         attempt = Attempt(prompt=row["prompt"], completion=turns, columns=columns, group_id=f"row {at + 1}")
         (gold if completion or boxed else other).append(attempt)
     return gold, other
+
+
+def _right_answer(rewards: Sequence[RewardConfig], gold: Any) -> str:
+    """Return the answer that the first reward which reads one would call right."""
+    reading = next((reward for reward in rewards if hasattr(reward, "answer_column")), rewards[0])
+    return reading.right_answer(gold)

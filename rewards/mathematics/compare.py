@@ -26,9 +26,10 @@ from rewards.mathematics.values import (
     Text,
     Union,
     Value,
+    expression,
     infinite,
     is_letters,
-)  # fmt: skip
+)
 
 TOLERANCE = Fraction(1, 10**6)
 PRINTED_DIGITS, PRINTED = 15, Fraction(1, 10**14)
@@ -55,10 +56,10 @@ def equal(gold: Value, answer: Value) -> bool:
         return _ratio_and_number(gold, answer)
     if isinstance(gold, Matrix | Expression) and isinstance(answer, Matrix | Expression):
         return algebra.same(gold.latex, answer.latex, None)
-    if isinstance(gold, Text) and isinstance(answer, Expression):
-        return is_letters(gold) and algebra.same(gold.latex, answer.latex, None)
-    if isinstance(gold, Expression) and isinstance(answer, Text):
-        return is_letters(answer) and algebra.same(gold.latex, answer.latex, None)
+    if isinstance(gold, Text) and isinstance(answer, Number | Expression):
+        return is_letters(gold) and _expressions(expression(gold.latex), answer)
+    if isinstance(gold, Number | Expression) and isinstance(answer, Text):
+        return is_letters(answer) and _expressions(gold, expression(answer.latex))
     return False
 
 
@@ -167,7 +168,7 @@ def _part_and_other(gold: Value, answer: Value) -> bool:
         ends = (single.left, single.right)
         in_order = _in_order(*((several.items, ends) if several is gold else (ends, several.items)))
         return several.kind == "tuple" and is_open and in_order
-    if several.kind == "tuple":
+    if several.kind == "tuple" or (isinstance(single, Expression) and r"\emptyset" in single.latex):
         return False
     if isinstance(single, Number) and _comma_means_point(several, single):
         return True
@@ -255,5 +256,9 @@ def _ratio_and_number(gold: Value, answer: Value) -> bool:
 
 
 _SAME_KIND: Sequence[tuple[type, Callable[..., bool]]] = (
-    (Number, _numbers), (Text, _texts), (Span, _spans), (Matrix, _matrices), (Ratio, _ratios),
-)  # fmt: skip
+    (Number, _numbers),
+    (Text, _texts),
+    (Span, _spans),
+    (Matrix, _matrices),
+    (Ratio, _ratios),
+)

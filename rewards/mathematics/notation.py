@@ -12,6 +12,7 @@ _UNICODE = {
     "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-", "\u2014": "-", "\uff0d": "-", "\ufe63": "-",
     "\u00d7": r"\times ", "\u2a2f": r"\times ", "\u00f7": "/", "\u2215": "/", "\u2044": "/", "\u00b7": r"\cdot ",
     "\u22c5": r"\cdot ", "\u2219": r"\cdot ", "\u221a": r"\sqrt ", "\u221e": r"\infty ", "\u2264": r"\le ",
+    "\u2a7d": r"\le ", "\u2a7e": r"\ge ",
     "\u2265": r"\ge ", "\u2260": r"\neq ", "\u2248": r"\approx ", "\u222a": r"\cup ", "\u2229": r"\cap ",
     "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u00b0": r"^\circ ",
     "\u03c0": r"\pi ", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u03b3": r"\gamma ",
@@ -40,9 +41,16 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
         (r",\s*\\!\s*", ","),
         (r"\\!", ""),
         (r"\s*\{\s*([,:])\s*\}\s*", r"\1"),
-        (r"\\[dtc]frac(?![a-z])", r"\\frac"),
+        (r"\\(?:[dtc]|nice|s|x|flat)frac(?![a-z])", r"\\frac"),
+        (r"\\(?:textcolor|color)\s*\{[^{}]*\}|\\(?:underline|uline|emph|ensuremath)(?![a-z])", ""),
+        (r"\\(?:bf|it|rm|tt|sf|boldmath|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?:series)?(?![A-Za-z])", " "),
+        (r"\\[dt]binom(?![a-z])", r"\\binom"),
+        (r"\{\s*([^{}]*?)\s*\\choose\s*([^{}]*?)\s*\}", r"\\binom{\1}{\2}"),
+        (r"\\langle(?![a-z])", "("),
+        (r"\\rangle(?![a-z])", ")"),
         (r"\\(?:math(?:rm|bf|it|sf|tt)|text[a-z]*|[mh]box|operatorname\*?|bm|boldsymbol)\s*\{", r"\\text{"),
-        (r"\\text\{([^{}A-Za-z]*)\}", r" \1 "),
+        (r"\\text\{([^{}A-Za-z]*|[^{}]*\d[^{}]*)\}", r" \1 "),
+        (r"\\text\{((?:[^{}]|\{[^{}]*\})*\\[a-zA-Z](?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
         (r"(?<!\\)\\(?:q?quad|[,;: ~]|thinspace|enspace|hspace\{[^{}]*\}|phantom\{[^{}]*\})|~", " "),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", r"\\ge "),
@@ -67,7 +75,7 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", re.IGNORECASE)
-_ROOT = re.compile(r"\\sqrt\s*(?:\(([^()]*)\)|([\dA-Za-z])(\d*))")
+_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(?:\(([^()]*)\)|([\dA-Za-z])(\d*))")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([\dA-Za-z]))\s*(?:\{([^{}]*)\}|([\dA-Za-z]))")
 _ENVIRONMENT = re.compile(
     r"\\begin\{(?:align|aligned|equation|gather|gathered|split)\*?\}|\\end\{(?:align|aligned|equation|gather|gathered|split)\*?\}"
@@ -81,7 +89,7 @@ def clean(text: str) -> str:
     Words stay in `\text{...}` where they stood in it, numbers keep their commas.
     """
     text = unwrapped(text)
-    if text.isascii() and not set(text) & set('\\$*~{&<>=!%:"'):
+    if text.isascii() and "sqrt" not in text and not set(text) & set('\\$*~{&<>=!%:"'):
         text = _named(" ".join(text.split()))
         return text.strip(" ,;:").strip() if text[-1:] in ",;: " else text
     text = _RAISED_RUN.sub(lambda run: f"^{{{''.join(_RAISED[one] for one in run[0])}}}", text)
@@ -93,9 +101,10 @@ def clean(text: str) -> str:
         text = pattern.sub(written, text)
     if r"\begin{" in text:
         text = _ENVIRONMENT.sub(" ", text)
-    text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}{root[3] or ''}}}", _named(text))
+    text = _ROOT.sub(lambda root: rf"\sqrt{root[1] or ''}{{{root[2] or root[3]}{root[4] or ''}}}", _named(text))
     text = _FRACTION.sub(lambda parts: rf"\frac{{{parts[1] or parts[2]}}}{{{parts[3] or parts[4]}}}", text)
-    return without_math_marks(unwrapped(text).strip(' ,;:"').strip())
+    text = unwrapped(text).strip(' ,;:"')
+    return without_math_marks(text.removesuffix("\\").strip())
 
 
 def _named(text: str) -> str:

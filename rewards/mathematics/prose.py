@@ -25,11 +25,12 @@ _SIGN = r"[-+\u2212]"
 _AFTER = rf"\s*(?:\\?%|(?:{'|'.join(name for name in MULTIPLIERS if name != '%')})\b)"
 _RUN = re.compile(
     rf"(?<![\w.,^\\{{])(?:{_SIGN}\s?)?[$€£]?{_NUMBER}"
-    rf"(?:\s*(?:[*/^\u00d7÷·:]|\*\*|{_SIGN})\s*{_SIGN}?[$€£]?{_NUMBER})*"
+    rf"(?:(?::|\s*(?:[*/^\u00d7÷·]|\*\*|{_SIGN})\s*){_SIGN}?[$€£]?{_NUMBER})*"
     rf"(?:{_AFTER}|[A-Za-z]+\b|°)?"
 )
 _CHUNK = re.compile(r"\S*[A-Za-z)]\S*")
 _OPERATOR = re.compile(r"[\^*/+=]")
+_BOLD = re.compile(r"\*{2,3}\Z")
 _JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or)|[,;])\s*")
 _CLAUSE = re.compile(r"\s*,?\s+(?:because|since|which|where|as)\s.*\Z", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:and|or|sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{2,}(?![A-Za-z}])|%")
@@ -125,7 +126,7 @@ def _in_words(text: str) -> list[tuple[int, int, str]]:
     taken = [(start, end) for start, end, _ in found]
     for run in _RUN.finditer(text):
         is_taken = any(start <= run.start() < end for start, end in taken)
-        follows = text[: run.start()].rstrip(" $")[-1:]
+        follows = _BOLD.sub("", text[: run.start()].rstrip(" $"))[-1:]
         content = run[0] if quantity(run[0]) is not None or not run[0][-1].isalpha() else ""
         if not is_taken and content and (follows not in "+*/^" or not follows):
             found.append((run.start(), run.end(), content))

@@ -16,14 +16,19 @@ _AND = re.compile(
     r"\s*,?\s*(?:(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:lor|vee|land|wedge)(?![a-z])|(?<!\\)&)\s*", re.IGNORECASE
 )
 _TEXT_WITH_AND = re.compile(r"\\text\{([^{}]*(?<![A-Za-z])(?:and|or)(?![A-Za-z])[^{}]*)\}", re.IGNORECASE)
+_ALL_TEXT = re.compile(r"\\text\{[^{}]*\}")
 _EITHER = re.compile(r"(?:either|both)\s+", re.IGNORECASE)
-_SEMICOLON, _COMMA, _ANY_COMMA, _COLON = (re.compile(one) for one in (";", ",", "[,;]", ":"))
+_SEMICOLON, _COMMA, _ANY_COMMA, _COLON = (
+    re.compile(one) for one in (";", ",", "[,;]", r":|\s+to\s+|\s*\\text\{\s*to\s*\}\s*")
+)
 _CUP, _PLUS_MINUS = re.compile(r"\\cup(?![a-z])"), re.compile(r"\\(pm|mp)(?![a-z])")
 _MATRIX = re.compile(
     r"(?:\[|\()?\s*\\begin\{([pbvV]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}\s*(?:\]|\))?", re.DOTALL
 )
 _ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?")
-_BRACKETS = ((r"\{", r"\}"), (r"\langle", r"\rangle"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"), ("]", "["))
+_BRACKETS = ((r"\{", r"\}"), ("(", ")"), ("(", "]"), ("[", ")"), ("[", "]"), ("]", "["))
+_RULE = re.compile(r"[a-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?R\}?|R)\s*)?[:|]\s*")
+_APART = re.compile(r"(?<![_^.\d])\d[\d.]*\s+\d")
 _BASED = re.compile(r"([0-9A-Fa-f]+)_\{?(\d{1,2})\}?")
 _CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::[0-5]\d)?")
 _CHOICE = re.compile(r"\(?([A-J])\)?[.:)]\s+\S.*|\(([A-Za-z])\)|([A-J])\)", re.DOTALL)
@@ -81,7 +86,7 @@ def _several(text: str) -> Value | None:
     r"""Read a list: by *and* and *or*, by `;`, by commas. With semicolons, lists in it are its items."""
     if r"\begin{" in text:
         return None
-    said = _TEXT_WITH_AND.sub(r" \1 ", text)
+    said = words(text) if _ALL_TEXT.fullmatch(text) else _TEXT_WITH_AND.sub(r" \1 ", text)
     said = said[found.end() :] if (found := _EITHER.match(said)) else said
     for separator in (_AND, _SEMICOLON, _COMMA):
         parts = split_top(said, separator)
@@ -93,7 +98,7 @@ def _several(text: str) -> Value | None:
 
 
 def _plus_minus(text: str) -> Value | None:
-    if not _PLUS_MINUS.search(text):
+    if not _PLUS_MINUS.search(text) or (text.startswith(r"\{") and enclosed(text)):
         return None
     signs = {"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"}
     both = [_PLUS_MINUS.sub(lambda sign, own=own: own[sign[1]], text) for own in signs]  # type: ignore[misc]
@@ -110,13 +115,15 @@ def _bracketed(text: str) -> Value | None:
     inner = text[len(left) : -len(right)].strip()
     if left != "]" and not enclosed(text):
         return None
+    rule = _RULE.match(inner) if left == r"\{" else None
+    if rule:
+        return read(inner[rule.end() :])
     items = _all_read(split_top(inner, _SEMICOLON if len(split_top(inner, _SEMICOLON)) > 1 else _COMMA))
     if items is None:
         return None
     if left == r"\{":
-        is_rule = any(sign in inner for sign in (":", "|", r"\in"))
-        return None if is_rule else Parts(kind="set", items=_flat(items), latex=text)
-    if left == r"\langle" or (left, right) == ("(", ")"):
+        return Parts(kind="set", items=_flat(items), latex=text)
+    if (left, right) == ("(", ")"):
         return Parts(kind="tuple", items=tuple(items), latex=text) if len(items) > 1 else None
     if len(items) != 2:
         return None
@@ -158,8 +165,9 @@ def _ratio(text: str) -> Value | None:
 
 
 def _labelled(text: str) -> Value | None:
-    found = _LABEL.match(text)
-    return read(text[found.end() :]) if found else None
+    said = words(text)
+    found = _LABEL.match(said)
+    return read(said[found.end() :]) if found else None
 
 
 def _based(text: str) -> Value | None:
@@ -181,6 +189,8 @@ def _text(text: str) -> Value | None:
     letter = next(filter(None, choice.groups()), "") if choice else said
     if len(letter) == 1 and letter.isalpha():
         return Text(key=letter, latex=letter)
+    if _APART.search(text):  # two numbers side by side are no product
+        return Text(key=text, latex=text)
     if not _PROSE.search(text):
         return None
     around = quantity(text)

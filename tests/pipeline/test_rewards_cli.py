@@ -39,6 +39,7 @@ def test_score_prints_a_line_an_attempt_and_a_summary_beside(answers: Path) -> N
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line["value"] for line in lines] == [1.5, 0.5, 0.0]
+    assert [line["read"] for line in lines] == [{"math": "7"}, {"math": "8"}, {"math": "no idea"}]
     assert [line["parts"] for line in lines][1] == {"math": 0.0, "format": 1.0}
     assert {line["cause"] for line in lines} == {"ok"} and all(line["seconds"] >= 0 for line in lines)
     assert "3 attempts: 3 ok; mean 0.6667" in result.stderr
@@ -140,6 +141,7 @@ def test_rescore_shows_how_advantages_change(tmp_path: Path) -> None:
     write_groups(run / "grpo/rollouts/step_000001.parquet", [RolloutGroup(prompt=prompt, rollouts=rollouts)])
     result = strop("rescore", run, "--reward", "math")
     assert result.returncode == 0, result.stderr
+    assert r"p: 1.0 -> 0.0; math read '8'" in result.stdout
     assert "[/r], stage grpo" in " ".join(result.stdout.split())
     rows = dict(line.strip("│ ").rsplit("│", 1) for line in result.stdout.splitlines() if line.startswith("│"))
     found = {name.strip(): value.strip() for name, value in rows.items()}

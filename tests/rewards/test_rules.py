@@ -47,6 +47,18 @@ def test_exact_reads_the_box_the_announced_answer_or_the_whole_text() -> None:
     assert marks(reward(type="exact", ignore_case=True), "paris  ", "LYON", answer=["Paris", "Lyon"]) == [1, 1]
 
 
+def test_exact_reads_past_thoughts_and_styling() -> None:
+    texts = [
+        "The answer is Paris.",
+        "**Paris**",
+        "<think>Lyon</think>Paris",
+        r"\boxed{\text{Paris}}",
+        "<answer>Paris</answer>",
+    ]
+    wrong = ["<think>Paris", "<think>Paris</think>Lyon"]
+    assert marks(reward(type="exact"), *texts, *wrong, answer="Paris") == [1, 1, 1, 1, 1, 0, 0]
+
+
 def test_choice_takes_the_one_letter_that_stands_alone() -> None:
     texts = ["B", "(B)", "The answer is B. Paris", r"\boxed{B}", "answer: **B**", "A or B", "Paris", "ABBA", "C", ""]
     assert marks(reward(type="choice"), *texts, answer="B") == [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
@@ -58,6 +70,11 @@ def test_choice_takes_the_one_letter_that_stands_alone() -> None:
 )
 def test_words_of_one_letter_are_no_picks(text: str, picked: str) -> None:
     assert marks(reward(type="choice"), text, text, answer=picked or "B") == [float(bool(picked))] * 2
+
+
+def test_choice_reads_elements_and_latex() -> None:
+    texts = ["<answer>B</answer>", r"\boxed{\text{B}}", r"\boxed{\textbf{(B)}}", "<think>A</think>B", "<think>B"]
+    assert marks(reward(type="choice"), *texts, answer="B") == [1, 1, 1, 1, 0]
 
 
 def test_choice_refuses_a_gold_answer_that_is_no_letter() -> None:
@@ -100,6 +117,8 @@ def test_vote_follows_the_most_frequent_answer_and_ties_count_each() -> None:
     assert marks(reward(type="vote"), "7", "8", r"\boxed{") == [1, 1, 0]
     assert marks(reward(type="vote", least_share=0.6), "7", "8", "7", "9") == [None] * 4
     assert marks(reward(type="vote"), "", "") == [0, 0]
+    forms = ["<answer>18</answer>", "The answer is **18**.", "18 eggs", "She makes $18.", "<think>20</think>18.0"]
+    assert marks(reward(type="vote"), *forms, r"\boxed{20}") == [1] * 5 + [0]
 
 
 def test_confidence_is_the_probability_of_what_was_sampled() -> None:

@@ -11,7 +11,7 @@ from rollout.records import read_groups, write_groups
 from rollout.types import Completion, Prompt, Rollout, RolloutGroup
 
 SCORES = [
-    Score(value=0.1, cause="ok", parts={"math": 1.0, "format": None}, seconds=0.25),
+    Score(value=0.1, cause="ok", parts={"math": 1.0, "format": None}, reads={"math": "4"}, seconds=0.25),
     Score(value=None, cause="timeout", parts={"math": None}, detail="math: 20 s"),
 ]
 
@@ -21,6 +21,7 @@ def group(name: str) -> RolloutGroup:
         id=name,
         messages=[{"role": "user", "content": f"{name} → ü?"}],
         token_ids=(1, 2),
+        opening="<think>",
         columns={"answer": "4", "levels": [1, 2]},
     )
     answer = Completion(token_ids=(3, 4), logprobs=(-0.1, -1.0000001), versions=(7, 8), finish_reason="length")
