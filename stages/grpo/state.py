@@ -1,5 +1,8 @@
 """A learner's state on disk, in torch's distributed format: what some ranks have written, any number takes up."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,8 @@ class LearnerState:
     def save(self, folder: Path) -> None:
         """Write all of it; returns when every rank has written."""
         try:
-            dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
+            with _alone_as_said():
+                dcp.save(self._weights(), checkpoint_id=folder / WEIGHTS, no_dist=self.ranks.num == 1)
         except CheckpointException as error:
             said = _said_by(error)
             why = checkpoints.of_full_disk(said) or said
@@ -52,7 +56,8 @@ class LearnerState:
         weights = self._weights()
         reader = TrustedReader(folder / WEIGHTS)
         try:
-            dcp.load(weights, storage_reader=reader, planner=TrustedPlanner(), no_dist=self.ranks.num == 1)
+            with _alone_as_said():
+                dcp.load(weights, storage_reader=reader, planner=TrustedPlanner(), no_dist=self.ranks.num == 1)
         except CheckpointException as error:
             raise StageError(f"the checkpoint in {folder} cannot be loaded: {_said_by(error)}") from error
         set_state_dict(
@@ -71,6 +76,14 @@ class LearnerState:
         self.ranks.settle(self.model)
         model, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": model, "optimizer": optimizer}
+
+
+@contextmanager
+def _alone_as_said() -> Iterator[None]:
+    """Have torch not warn that one process saves or loads alone, which `no_dist` has told it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _said_by(error: CheckpointException) -> str:

@@ -74,9 +74,8 @@ def load_with_head(context: StageContext) -> Any:
     Raises StageError where more than the head is new.
     """
     transformers.set_seed(context.seed)
-    report = logging.getLogger("transformers.modeling_utils")  # that the head is new; it is looked at here
-    level = report.level
-    report.setLevel(logging.ERROR)
+    report = logging.getLogger("transformers.modeling_utils")  # of what is new, which is looked at here
+    report.disabled = True
     try:
         model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             policy_folder(context),
@@ -87,10 +86,11 @@ def load_with_head(context: StageContext) -> Any:
             output_loading_info=True,
         )
     finally:
-        report.setLevel(level)
+        report.disabled = False
     if lacking := sorted(name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")):
         raise StageError(
-            f"the weights in {policy_folder(context)} lack {len(lacking)} of the model's, {lacking[0]} say"
+            f"the weights in {policy_folder(context)} lack {len(lacking)} of the model's, such as {lacking[0]}: random "
+            "numbers would take their place; name a whole model"
         )
     model.config.use_cache = False
     return model.to(device())

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
+from pipeline.warned import WarningsFile, warnings_of
 from rewards.config import ModelRewardConfig
 from rewards.model import load_model
 from rewards.types import RewardError
@@ -214,3 +216,15 @@ def test_a_reward_model_that_scores_otherwise_than_when_it_was_handed_over_is_re
     config.write_text(json.dumps({**json.loads(config.read_text()), "rms_norm_eps": 0.3}))
     with pytest.raises(RewardError, match="is not the one that stage 'stage' handed over"):
         load_model(ModelRewardConfig(model=str(context.output)))
+
+
+def test_the_stage_warns_of_nothing_and_refuses_a_policy_that_lacks_weights(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "stage").mkdir()
+    with WarningsFile(tmp_path / "stage" / "warnings.jsonl").kept():
+        trained(tmp_path, base)
+    assert warnings_of(tmp_path / "stage") == [], "that its head is new goes without saying"
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(StageError, match=r"lack 1 of the model's, such as model.norm.weight"):
+        run(stage(tmp_path), make_context(tmp_path / "other", base))
