@@ -47,7 +47,10 @@ class FullParams(Config):
 
 
 class LoraParams(Config):
-    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it beside."""
+    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it beside.
+
+    Embeddings and output layer that share a weight, and of which it taught one, are handed over apart.
+    """
 
     type: Literal["lora"] = "lora"
     r: int = Field(default=16, ge=1)
