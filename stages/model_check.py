@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunF
         )
     yield from _check_embedding(chat, folder, embedding_rows(folder, config))
     yield from _check_template(chat, renders_answers=any(isinstance(s, SupervisedConfig) for s in stages.values()))
+
+
+@cache
+def require_fit(folder: Path, *, trust_remote_code: bool) -> None:
+    """Raise ModelFolderError where a model that came from the Hub is not what `check` would have passed."""
+    config = read_model_config(folder)
+    chat = ChatFormat(folder, trust_remote_code=trust_remote_code)
+    found = [
+        *_check_embedding(chat, folder, embedding_rows(folder, config)),
+        *_check_template(chat, renders_answers=False),  # rows are looked at by their stage
+    ]
+    if problem := next((each for each in found if not each.startswith("note:")), None):
+        raise ModelFolderError(problem)
 
 
 def count_parameters(folder: Path) -> int | None:

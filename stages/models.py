@@ -15,6 +15,7 @@ from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
 from stages.generation_config import savable
 from stages.logprobs import sequence_logprobs
+from stages.model_check import require_fit
 from stages.model_folder import (
     ModelFolderError,
     generation_eos_ids,
@@ -58,11 +59,16 @@ def base_folder(facts: RunFacts) -> Path:
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.snapshot_download(facts.model, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+        path = huggingface_hub.snapshot_download(facts.model, ignore_patterns=["*.bin", "*.pth", "original/*"])
     except Exception as error:
         raise StageError(
             f"model {facts.model!r} is neither a folder (seen from {Path.cwd()}) nor to be had from the Hub: {error}"
         ) from error
+    try:
+        require_fit(Path(path), trust_remote_code=facts.trust_remote_code)
+    except ModelFolderError as error:
+        raise StageError(f"model {facts.model!r} from the Hub: {error}") from error
+    return Path(path)
 
 
 def policy_folder(context: StageContext, role: str = "policy") -> Path:

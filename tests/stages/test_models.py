@@ -169,3 +169,18 @@ def test_weights_that_would_be_random_numbers_are_refused(tmp_path: Path) -> Non
     )
     with pytest.raises(StageError, match=r"lack 3 of those that a Qwen3ForCausalLM has, such as model\.layers\.1"):
         load_policy(make_context(tmp_path, folder))
+
+
+def test_a_model_from_the_hub_is_looked_at_as_check_looks_at_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"right": write_tiny_model(tmp_path / "right"), "endless": write_tiny_model(tmp_path / "endless")}
+    (folders["endless"] / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / name.split("/")[1]))
+    load_policy(make_context(tmp_path, Path("org/right")))
+    with pytest.raises(StageError, match=r"model 'org/endless' from the Hub: .* would never learn to stop"):
+        load_policy(make_context(tmp_path, Path("org/endless")))
+    with pytest.raises(StageError, match=r"is an adapter \(PEFT\) and no model: .* 'org/base'"):
+        load_policy(make_context(tmp_path, Path("org/adapter")))
