@@ -5,7 +5,6 @@ Training and generation use transformers' own; both render the same `chat_templa
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from rewards.types import Message
 from stages.model_folder import ModelFolderError, generation_eos_ids
-from stages.tokenizer_files import TOKENIZER, TokenizerFiles, normalised, read_tokenizer_files
+from stages.tokenizer_files import STANDARD_NAMES, TOKENIZER, TokenizerFiles, normalised, read_tokenizer_files
 
 
 class ChatFormat:
@@ -28,11 +27,11 @@ class ChatFormat:
         self._folder = folder
         self._files = read_tokenizer_files(folder)
         self._templates: dict[bool, Any] = {}
-        ask = normalised(folder, trust_remote_code=trust_remote_code)
-        with nullcontext(folder) if self._is_plain(self._files) else ask as plain:
-            if plain != folder:
+        self._tokenizer: Any = _tokenizer(folder) if self._is_plain(self._files) else None
+        if self._tokenizer is None or any(self._tokenizer.token_to_id(each) is None for each in self._files.added):
+            with normalised(folder, trust_remote_code=trust_remote_code) as plain:
                 self._files = read_tokenizer_files(plain)
-            self._tokenizer = _tokenizer(plain)
+                self._tokenizer = _tokenizer(plain)
 
     def render(
         self,
@@ -104,20 +103,9 @@ class ChatFormat:
         return self._files.tokens
 
     def _is_plain(self, files: TokenizerFiles) -> bool:
-        """Say whether the files tell all: a tokenizer, its EOS, and each special token that its template names."""
-        from jinja2 import TemplateError
-        from jinja2.meta import find_undeclared_variables
-
-        if files.has_own_code or "eos_token" not in files.tokens or not (self._folder / TOKENIZER).is_file():
-            return False
-        wanted = set[str]()
-        for text in files.templates.values():
-            try:
-                wanted |= find_undeclared_variables(_environment().parse(text))
-            except (TemplateError, RecursionError):
-                continue  # whoever renders it says so
-        # of BOS and UNK a class may have its own; other names are the template's variables
-        return not {"bos_token", "unk_token"} & wanted - files.names
+        """Say whether the files tell all: a tokenizer, its EOS, and what a class of its own would have by default."""
+        has_files = (self._folder / TOKENIZER).is_file() and "eos_token" in files.tokens
+        return has_files and not files.has_own_code and (files.is_generic or files.names >= STANDARD_NAMES)
 
     def _template(self, tools: bool) -> Any:
         from jinja2 import TemplateError

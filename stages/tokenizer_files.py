@@ -20,6 +20,10 @@ TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 """File of the default template, and folder of others by their names."""
 OTHER_FORMATS = ("tokenizer.model*", "*.tiktoken", "tiktoken.model", "tekken.json", "spiece.model", "vocab.*", "*.bpe")
 """Files from which transformers makes a tokenizer where there is no tokenizer.json."""
+GENERIC_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that add no special tokens by themselves."""
+STANDARD_NAMES = frozenset({"bos_token", "eos_token", "pad_token", "unk_token"})
+"""Special tokens that other classes have by default where the files do not speak of them."""
 NORMALISE = (
     "import sys; from transformers import AutoTokenizer; "
     "AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=sys.argv[3] == 'True').save_pretrained(sys.argv[2])"
@@ -38,6 +42,10 @@ class TokenizerFiles:
     """Names of special tokens that the files speak of, also those that they say are none."""
     templates: Mapping[str, str]
     """Chat templates by name; one alone is `default`."""
+    added: frozenset[str]
+    """Tokens that transformers adds to the tokenizer where it does not have them."""
+    is_generic: bool
+    """Whether the tokenizer's class adds nothing to what the files say."""
     has_own_code: bool
     """Whether the tokenizer's class lies beside it."""
 
@@ -69,11 +77,14 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     # special_tokens_map.json is of older versions: it counts where the config does not list the added tokens itself
     older = "added_tokens_decoder" not in settings and (folder / MAP).is_file()
     tokens = {**settings, **(read_json_object(folder / MAP) if older else {})}
+    named = dict(_named(folder, tokens))
     return TokenizerFiles(
         folder=folder,
-        tokens=dict(_named(folder, tokens)),
+        tokens=named,
         names=frozenset(tokens),
         templates=_templates(folder, settings.get("chat_template")),
+        added=frozenset({*named.values(), *_added(folder, tokens)}),
+        is_generic=settings.get("tokenizer_class") in GENERIC_CLASSES,
         has_own_code="auto_map" in settings,
     )
 
@@ -128,6 +139,19 @@ def _templates(folder: Path, in_config: Any) -> dict[str, str]:
     return named
 
 
+def _added(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield tokens that are listed without a name."""
+    decoder, older = settings.get("added_tokens_decoder"), folder / "added_tokens.json"
+    lists = [settings.get("extra_special_tokens"), settings.get("additional_special_tokens")]
+    listed = [each for found in lists if isinstance(found, list) for each in found]
+    for token in [*(decoder.values() if isinstance(decoder, dict) else ()), *listed]:
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            yield text
+    if not isinstance(decoder, dict) and older.is_file():
+        yield from read_json_object(older)
+
+
 def _named(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the special tokens that have a name, and their texts."""
     extra = settings.get("extra_special_tokens")
@@ -136,5 +160,5 @@ def _named(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, str
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):
             yield name, text
-        elif token is not None and name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        elif token is not None and name in STANDARD_NAMES:
             raise ModelFolderError(f"{name} of the tokenizer in {folder} is {token!r}, no text")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stages.chat_format import ChatFormat
+from stages.hand_over import save_policy
 from stages.model_folder import ModelFolderError
 from stages.models import load_policy, load_tokenizer
 from tests.models import write_tiny_model
@@ -106,13 +107,29 @@ def tokenizer_json_alone(folder: Path) -> None:
     edit(folder, "special_tokens_map.json", eos_token=settings["eos_token"])
 
 
+def pad_that_is_no_token_yet(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", pad_token="[PAD]")
+
+
+def tokens_of_the_config_alone(folder: Path) -> None:
+    token = {"content": "<tool>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    edit(folder, "tokenizer_config.json", added_tokens_decoder={str(size): {**token, "special": True}})
+
+
+def tokens_of_older_files(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", added_tokens_decoder=...)
+    edit(folder, "added_tokens.json", **{"<tool>": json.loads((folder / "config.json").read_text())["vocab_size"]})
+
+
 def untouched(folder: Path) -> None:
     pass
 
 
 FOLDERS = [untouched, as_text, as_list, as_files, file_over_config, marks_and_loops, eos_in_the_map, eos_as_added_token,
            eos_in_the_map_as_added_token, the_map_over_the_config, several_eos, several_eos_in_config,
-           no_generation_eos, tokenizer_json_alone]  # fmt: skip
+           no_generation_eos, tokenizer_json_alone, pad_that_is_no_token_yet,
+           tokens_of_the_config_alone, tokens_of_older_files]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", FOLDERS)
@@ -129,6 +146,9 @@ def test_check_and_loading_read_the_same(tmp_path: Path, base: Path, change: Cal
             assert chat.render(TURNS, tools=tools, add_generation_prompt=asks) == theirs
     assert chat.eos_token == policy.tokenizer.eos_token
     assert chat.eos_ids == policy.eos_ids
+    assert chat.num_tokens == len(policy.tokenizer)
+    text = "0+1<tool>[PAD]<|im_end|>"
+    assert chat.token_ids(text) == policy.tokenizer(text, add_special_tokens=False)["input_ids"]
     configured = policy.model.generation_config.eos_token_id
     assert chat.eos_ids == tuple(configured if isinstance(configured, list) else [configured])
 
@@ -173,8 +193,6 @@ def test_a_tokenizer_that_transformers_cannot_convert_is_named(tmp_path: Path, b
 
 
 def test_several_templates_are_one_identity_in_whatever_order_they_lie(tmp_path: Path, base: Path) -> None:
-    from stages.models import save_policy
-
     folder = tmp_path / "model"
     shutil.copytree(base, folder)
     as_list(folder)
