@@ -37,6 +37,7 @@ _ANNOUNCED = re.compile(
     r"(?i)\banswers?\b[*_`\s]*(?:\((?:s|\w)\)\s*)?(?:\b(?:to|of|for|in|here)\b[^.:\n]{0,80}?)?"
     rf"{_IS}[*_`]*[ \t]*:?[*_`]*(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
 )
+_TOLD_IN_LATEX = re.compile(r"\\text\w*\{([^{}]*\banswer\b[^{}]*)\}", re.IGNORECASE)
 _HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
 _GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
 _BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
@@ -185,6 +186,7 @@ def _is_joint(between: str) -> bool:
 
 def _announced(text: str) -> str:
     """Return what the text last announces as its answer, up to the sentence's end; empty where it announces nothing."""
+    text = _TOLD_IN_LATEX.sub(r"\1", text)
     found = [match.end() for pattern in (_ANNOUNCED, _HEADING) for match in pattern.finditer(text)]
     gsm8k = list(_GSM8K.finditer(text))
     if gsm8k and gsm8k[-1].start() >= max(found, default=0):

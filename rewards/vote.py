@@ -5,6 +5,7 @@ while and then fall together (MM-UPT, Wei et al. 2025, arXiv 2505.22453).
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import FinalAnswer, final_answer, last_turns, plain
@@ -28,27 +29,28 @@ def load(config: "VoteRewardConfig") -> RewardFunction:
     def vote(
         prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
     ) -> list[float | Mark | None]:
-        found = [final_answer(text, opening) for text, opening in last_turns(completions, openings)]
-        answers = [canonical(answer) for answer in found]
+        found = [_parts(final_answer(text, opening)) for text, opening in last_turns(completions, openings)]
+        answers = [canonical(parts) for parts in found]
         counts = Counter(answer for answer in answers if answer)
         most = max(counts.values(), default=0)
         if most < config.least_share * len(answers):
             return [None] * len(answers)
         shares = [float(bool(one) and counts[one] == most) for one in answers]
-        return [Mark(value=share, read=answer.text) for share, answer in zip(shares, found, strict=True)]
+        return [Mark(value=share, read=", ".join(parts)) for share, parts in zip(shares, found, strict=True)]
 
     return vote
 
 
-def canonical(answer: FinalAnswer) -> str:
+def canonical(parts: Sequence[str]) -> str:
     """Return a form that is the same for the same answer: 1,234.50 and 1234.5, 18 and 18 eggs, Paris and paris."""
-    if not answer.parts:
-        return ""
-    parts = answer.parts
-    if answer.how != "box":
-        parts = tuple(mathematics_in(parts[0], is_told=answer.how != "all"))
     values = [read(part) for part in parts]
     return ",".join(
         str(value.value) if isinstance(value, Number) else "".join(plain(part).split()).casefold()
         for part, value in zip(parts, values, strict=True)
     )
+
+
+def _parts(answer: FinalAnswer) -> Sequence[str]:
+    if answer.how == "box" or not answer.parts:
+        return answer.parts
+    return mathematics_in(answer.parts[0], is_told=answer.how != "all")

@@ -252,7 +252,9 @@ def _ratio_and_number(gold: Value, answer: Value) -> bool:
     if not isinstance(ratio, Ratio) or not isinstance(other, Number) or len(ratio.items) != 2:
         return False
     numbers = [item.value for item in ratio.items if isinstance(item, Number)]
-    return len(numbers) == 2 and numbers[1] != 0 and numbers[0] / numbers[1] == other.value
+    if len(numbers) != 2 or numbers[1] == 0 or other.value.denominator == 1:  # 16:1 is not what one says for 16
+        return False
+    return numbers[0] / numbers[1] == other.value
 
 
 _SAME_KIND: Sequence[tuple[type, Callable[..., bool]]] = (

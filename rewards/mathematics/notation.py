@@ -43,6 +43,7 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
         (r"\s*\{\s*([,:])\s*\}\s*", r"\1"),
         (r"\\(?:[dtc]|nice|s|x|flat)frac(?![a-z])", r"\\frac"),
         (r"\\(?:textcolor|color)\s*\{[^{}]*\}|\\(?:underline|uline|emph|ensuremath)(?![a-z])", ""),
+        (r"\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1}"),
         (r"\\(?:bf|it|rm|tt|sf|boldmath|tiny|small|normalsize|[lL]arge|LARGE|[hH]uge)(?:series)?(?![A-Za-z])", " "),
         (r"\\[dt]binom(?![a-z])", r"\\binom"),
         (r"\{\s*([^{}]*?)\s*\\choose\s*([^{}]*?)\s*\}", r"\\binom{\1}{\2}"),
@@ -68,7 +69,11 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
         (r"\\(?:simeq|sim|doteq|thickapprox)(?![A-Za-z])|~=", r"\\approx "),
         (r"\\(?:ldots|cdots|dots[a-z]?)(?![A-Za-z])", "..."),
         (r"\\([$%#&])", r"\1"),
+        (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+        (r"\^\{?\s*\\text\{\s*(st|nd|rd|th)\s*\}\s*\}?", r" \1"),
         (r"\*\*", "^"),
+        (r"\s*\^\s*", "^"),
+        (r"\^\{\s*(\d)\s*\}(?!\d)", r"^\1"),
         (r"\s+", " "),
     )
 ]  # fmt: skip
@@ -76,7 +81,7 @@ _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", re.IGNORECASE)
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(?:\(([^()]*)\)|([\dA-Za-z])(\d*))")
-_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([\dA-Za-z]))\s*(?:\{([^{}]*)\}|([\dA-Za-z]))")
+_FRACTION = re.compile(r"\\(frac|binom)\s*(?:\{([^{}]*)\}|([\dA-Za-z]))\s*(?:\{([^{}]*)\}|([\dA-Za-z]))")
 _ENVIRONMENT = re.compile(
     r"\\begin\{(?:align|aligned|equation|gather|gathered|split)\*?\}|\\end\{(?:align|aligned|equation|gather|gathered|split)\*?\}"
 )
@@ -102,7 +107,7 @@ def clean(text: str) -> str:
     if r"\begin{" in text:
         text = _ENVIRONMENT.sub(" ", text)
     text = _ROOT.sub(lambda root: rf"\sqrt{root[1] or ''}{{{root[2] or root[3]}{root[4] or ''}}}", _named(text))
-    text = _FRACTION.sub(lambda parts: rf"\frac{{{parts[1] or parts[2]}}}{{{parts[3] or parts[4]}}}", text)
+    text = _FRACTION.sub(lambda parts: rf"\{parts[1]}{{{parts[2] or parts[3]}}}{{{parts[4] or parts[5]}}}", text)
     text = unwrapped(text).strip(' ,;:"')
     return without_math_marks(text.removesuffix("\\").strip())
 

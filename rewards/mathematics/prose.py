@@ -31,8 +31,16 @@ _RUN = re.compile(
 _CHUNK = re.compile(r"\S*[A-Za-z)]\S*")
 _OPERATOR = re.compile(r"[\^*/+=]")
 _BOLD = re.compile(r"\*{2,3}\Z")
-_JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or)|[,;])\s*")
-_CLAUSE = re.compile(r"\s*,?\s+(?:because|since|which|where|as)\s.*\Z", re.DOTALL | re.IGNORECASE)
+_JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or|to)|[,;])\s*")
+_CLAUSE = re.compile(
+    r"(?:\s*,?\s+(?:because|since|which|where|as)\s|;\s+(?=[^;]*(?<![\\A-Za-z])[a-z]{3,}\s)).*\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+_LATEX = re.compile(
+    r"-?\s?\d*(?:\\[dt]?frac\{[^{}]*\}\{[^{}]*\}|\\sqrt(?:\[\d+\])?\{[^{}]*\})(?:\s*\\pi\b)?"
+    rf"|[(\[]\s*{_SIGN}?{_NUMBER}(?:\s*,\s*{_SIGN}?{_NUMBER})+\s*[)\]]"
+)
+"""LaTeX without marks around it, and tuples."""
 _WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:and|or|sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{2,}(?![A-Za-z}])|%")
 _HEDGE = re.compile(
     r"\b(?:or|either|between|not|neither|maybe|perhaps|possibly|least|most|than|except|unless)\b", re.IGNORECASE
@@ -123,6 +131,7 @@ def _in_words(text: str) -> list[tuple[int, int, str]]:
             and quantity(bare) is None
         ):
             found.append((chunk.start(), chunk.start() + len(chunk[0].rstrip(".,;:!?*_\"'`")), bare))
+    found += [(one.start(), one.end(), one[0]) for one in _LATEX.finditer(text) if not _is_in_braces(text, one.start())]
     taken = [(start, end) for start, end, _ in found]
     for run in _RUN.finditer(text):
         is_taken = any(start <= run.start() < end for start, end in taken)
@@ -131,3 +140,7 @@ def _in_words(text: str) -> list[tuple[int, int, str]]:
         if not is_taken and content and (follows not in "+*/^" or not follows):
             found.append((run.start(), run.end(), content))
     return found
+
+
+def _is_in_braces(text: str, place: int) -> bool:
+    return text.count("{", 0, place) > text.count("}", 0, place)

@@ -130,6 +130,12 @@ def _bracketed(text: str) -> Value | None:
     return Span(left=items[0], right=items[1], left_closed=left == "[", right_closed=right == "]")
 
 
+def _reals(text: str) -> Value | None:
+    if text != r"\mathbb{R}":
+        return None
+    return Span(left=expression(r"-\infty"), right=expression(r"\infty"), left_closed=False, right_closed=False)
+
+
 def _union(text: str) -> Value | None:
     parts = _CUP.split(text)  # brackets of half-open intervals do not match
     if len(parts) < 2 or any(not part.strip().startswith(("(", "[", "]", "\\", "{")) for part in parts):
@@ -218,6 +224,6 @@ def _flat(items: Sequence[Value]) -> tuple[Value, ...]:
 
 
 _READERS: Sequence[Callable[[str], Value | None]] = (
-    _number, _in_braces, _several, _plus_minus, _matrix, _bracketed, _union, _relation, _ratio, _labelled, _based,
-    _text, _with_unit,
+    _number, _in_braces, _several, _plus_minus, _matrix, _bracketed, _reals, _union, _relation, _ratio, _labelled,
+    _based, _text, _with_unit,
 )  # fmt: skip

@@ -12,6 +12,8 @@ _SIGN = re.compile(r"\\(?:le|ge|neq|in)(?![a-z])|<|>|=")
 _APPROX = re.compile(r"\\approx(?![a-z])")
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\w)")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
+_BOUND = re.compile(r"\\(?:sum|prod|int|lim)(?![a-z])")
+"""Letters below it are its own."""
 _NAME = re.compile(
     r"[A-Za-z]'*|[A-Z]{2,5}"  # x, f', AB
     r"|(?!\\(?:infty|pi|emptyset)\b)\\[a-z]+|\\text\{[^{}]+\}|[A-Za-z][A-Za-z ]{1,40}"  # \theta, \text{Area}, area
@@ -33,8 +35,8 @@ def relation(text: str, read: Read) -> Value | None:
         return None
     signs = _signs(text, members)
     found = Relation(members=tuple(members), signs=signs, latex=text)
-    if signs == ("=",) and not members[0]:
-        return read(members[1])
+    if set(signs) == {"="} and not members[0]:
+        return read(members[-1])
     if not all(members) or len(signs) != len(members) - 1:
         return found
     if set(signs) == {"="}:
@@ -72,7 +74,7 @@ def _equated(members: Sequence[str], found: Relation, read: Read) -> Value:
     if is_name(members[-1]) and len(members) == 2:
         first = read(members[0])
         return Named(name=_bare(members[-1]), value=first, relation=found) if first else found
-    is_constant = not any(_LETTER.search(words(member)) for member in members)
+    is_constant = not any(_LETTER.search(words(member)) and not _BOUND.search(member) for member in members)
     return value if is_constant or len(members) > 2 else found
 
 

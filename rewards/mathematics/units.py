@@ -52,7 +52,7 @@ _WORD = r"[A-Za-zΩµ][A-Za-z'.-]*+(?:\^\{?-?\d\}?)?"
 _TAIL = re.compile(
     rf"(?P<core>.*?[\d)\]}}!.%{_CURRENCY}]|.*?\\(?:pi|infty)|.*?(?<![A-Za-z])[a-z])"
     rf"(?P<unit>(?:\s*(?:\^\\circ\s*[CF]?(?![a-z])|\\?%|[{_CURRENCY}]|\({_WORD}(?:\s{_WORD})*\)|\(?{_TEXT}\)?"
-    rf"|[ -]?{_WORD}|\\frac\{{{_TEXT}\}}\{{{_TEXT}\}}|/|\\cdot(?=\s*\\text)))+)\s*",
+    rf"|[ -]?{_WORD}|\\Omega|\\frac\{{{_TEXT}\}}\{{{_TEXT}\}}|/|\\cdot(?=\s*\\text)))+)\s*",
     re.DOTALL,
 )
 _HEAD = re.compile(
