@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rewards.chat_template import TemplateError, write
 from rewards.types import RewardError
 from rewards.waits import Wait
 from rollout.config import ToolsConfig
@@ -10,7 +11,6 @@ from rollout.environment import Move, open_environment
 from stages.answering import AnsweringStageConfig
 from stages.chat_format import ChatFormat
 from stages.data.rows import Row, reward_columns
-from stages.model_folder import ModelFolderError
 
 TRIED_ROWS = 8
 Schemas = Sequence[Mapping[str, Any]]
@@ -48,8 +48,8 @@ def _about_template(stage: AnsweringStageConfig, tools: Schemas | None, chat: Ch
     role = "tool" if isinstance(stage.environment, ToolsConfig) else "user"
     told = [*asked, {"role": "assistant", "content": "x"}, {"role": role, "name": "x", "content": "two-of-them"}]
     try:
-        answered = chat.render(told, add_generation_prompt=True, tools=tools)
-    except ModelFolderError as error:
+        answered = write(chat.render, told, add_generation_prompt=True, tools=tools)
+    except TemplateError as error:
         yield f"what an environment says as {role} cannot be shown to the model: {error}"
         return
     if "two-of-them" not in answered:

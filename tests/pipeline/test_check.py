@@ -91,7 +91,7 @@ HERE = "tests.rollout.environments"
         ),
         ({"import_path": f"{HERE}:Nothing"}, "has no attribute 'Nothing'"),
         ({"functions": [f"{HERE}:undocumented"]}, "'undocumented' cannot be shown to the policy"),
-        ({"functions": [f"{HERE}:multiply"]}, "leaves out what an environment says as tool"),
+        ({"functions": [f"{HERE}:multiply"]}, "as tool cannot be shown to the model: the chat template leaves out"),
         ({"function": [f"{HERE}:multiply"]}, "functions"),
     ],
 )
