@@ -10,7 +10,7 @@ from typing import Any
 from rewards.types import Message
 from stages.base import Problem, RunFacts, StageConfig
 from stages.chat_format import ChatFormat
-from stages.data.rendering import examples
+from stages.data.examples import examples
 from stages.data.rows import DataError, Row
 from stages.model_folder import ModelFolderError, headers, of_text, read_model_config
 from stages.training import SupervisedConfig

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from stages.answering import AnsweringStageConfig
 from stages.base import Problem, StageConfig
+from stages.data.examples import answer, examples, merges
 from stages.data.prompts import require_answered
-from stages.data.rendering import Chat, Tools, answer, examples, merges, prompt_text
+from stages.data.rendering import Chat, Tools, prompt_text
 from stages.data.rows import DataError, Row, place_of, with_columns
 from stages.sft.config import SFTStage
 from stages.training import SupervisedConfig

@@ -8,6 +8,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from stages.data import surrogates
 from stages.data.config import ColumnConfig, DataSetConfig
 from stages.data.layouts import LayoutError, arrange
 
@@ -19,10 +20,6 @@ SHOWN = ("tools", "chat_template_kwargs")
 """Columns that a chat template reads beside messages."""
 _ROLES = {"system", "developer", "user", "assistant", "tool"}
 _AUTHOR = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
-
-
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""What may be half of a character, in JSON's escapes."""
 
 
 class DataError(ValueError):
@@ -129,8 +126,12 @@ def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]
                 raise DataError(f"{where} is not JSON ({error}); expected JSONL in UTF-8, one object a line") from error
             if not isinstance(value, dict):
                 raise DataError(f"{where} holds a {type(value).__name__}; expected JSONL, one object a line")
-            if _HALF.search(line):
-                _refuse_halves(value, where)
+            if surrogates.MAY_HOLD.search(line) and (found := surrogates.find(value)):
+                raise DataError(
+                    f"{where}, {found}, half of a character (a lone surrogate), which cannot be made into tokens; the "
+                    "text was cut inside an emoji, say. Delete it, or write the row anew by "
+                    "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+                )
             count += 1
             yield where, value
 
@@ -197,25 +198,6 @@ def _settings(row: Row, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping | None):
         raise DataError(f"{where} has chat_template_kwargs {given!r:.60}; expected an object of settings by name")
     return {name: setting for name, setting in (value or {}).items() if setting is not None}
-
-
-def _refuse_halves(value: Any, where: str, path: str = "") -> None:
-    """Raise DataError for a text with half of a character: no tokenizer, file or terminal can take it."""
-    if isinstance(value, str):
-        place = next((at for at, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
-        if place is not None:
-            raise DataError(
-                f"{where}, column {path!r}: character {place + 1} is {value[place]!a}, half of a character (a lone "
-                "surrogate), which cannot be made into tokens; the text was cut inside an emoji, say. Delete it, or "
-                "write the row anew by text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-            )
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            _refuse_halves(name, where, path or "a name")
-            _refuse_halves(inner, where, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list):
-        for at, inner in enumerate(value):
-            _refuse_halves(inner, where, f"{path}[{at}]")
 
 
 def _mapped(source: ColumnConfig, where: str, raw: Mapping[str, Any]) -> Any:

@@ -17,7 +17,8 @@ import torch
 import transformers
 
 from stages.base import StageContext
-from stages.data.rendering import Chat, Example, answer
+from stages.data.examples import Example, answer
+from stages.data.rendering import Chat
 from stages.data.rows import Row
 from stages.logprobs import sequence_logprobs
 from stages.models import Policy

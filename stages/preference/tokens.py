@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stages.data.rendering import Chat, Example, answer
+from stages.data.examples import Example, answer
+from stages.data.rendering import Chat
 from stages.data.rows import DataError, Row, place_of
 
 MASKS = ("chosen_mask", "rejected_mask", "completion_mask", "KL_completion_mask")

@@ -10,7 +10,8 @@ import trl
 
 from stages.base import StageContext, StageResult
 from stages.data.arrow import as_dataset
-from stages.data.rendering import Example, TokenizerChat, examples
+from stages.data.examples import Example, examples
+from stages.data.rendering import TokenizerChat
 from stages.data.rows import load_rows
 from stages.hand_over import save_policy
 from stages.models import load_policy

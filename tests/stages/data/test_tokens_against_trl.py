@@ -11,7 +11,8 @@ from datasets import Dataset
 from examples.arithmetic.base_model import make_tokenizer
 from examples.arithmetic.problems import make_splits
 from examples.task import spoken
-from stages.data.rendering import TokenizerChat, answer, whole_ids
+from stages.data.examples import answer
+from stages.data.rendering import TokenizerChat, whole_ids
 from stages.preference.reference_cache import ReferenceCache
 from stages.preference.tokens import in_tokens
 from stages.preference.trainer import AnswerTrainer

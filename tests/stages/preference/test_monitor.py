@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from stages.base import StageContext, StageError
-from stages.data.rendering import Example
+from stages.data.examples import Example
 from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import Monitor

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from stages.data.rendering import TokenizerChat, answer
+from stages.data.examples import answer
+from stages.data.rendering import TokenizerChat
 from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import PreferenceStage

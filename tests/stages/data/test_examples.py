@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stages.data.config import DataSetConfig
-from stages.data.rendering import Chat, Example, answer, examples, longer_than, merges, prompt_ids
+from stages.data.examples import Example, answer, examples, merges
+from stages.data.rendering import Chat, longer_than, prompt_ids
 from stages.data.rows import DataError, Row, load_rows
 from tests.chats import TEMPLATES, chat_of
 
