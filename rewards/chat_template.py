@@ -33,9 +33,9 @@ def write(
 ) -> str:
     """Return a conversation as the template writes it.
 
-    Templates differ in what they take for a tool call: arguments as an object, or as its JSON text; any id, or one of
-    nine letters and digits. The first form is taken that the template does not refuse. Raises TemplateError where it
-    refuses them all, or leaves out a call.
+    Templates differ in what they take for a tool call: next to it no content, or an empty one; any id, or one of nine
+    letters and digits; arguments as an object, or as its JSON text. The first form is taken that the template does not
+    refuse, or write as the word None. Raises TemplateError where it refuses them all, or leaves out a call.
     """
     given = {"add_generation_prompt": add_generation_prompt, "tools": tools or None, **(settings or {})}
     refusal: Exception | None = None
@@ -44,6 +44,9 @@ def write(
             text = apply(form, **given)
         except Exception as error:  # a template may raise anything
             refusal = refusal or error
+            continue
+        if text.count("None") > _num_nones(apply, form, given):
+            refusal = refusal or ValueError("it writes content that is null as None")
             continue
         marked, num_marks = _marked(form)
         if num_marks and apply(marked, **given).count(MARK) < num_marks:
@@ -82,23 +85,38 @@ def _forms(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
     if not any(turn["role"] == "tool" or turn.get("tool_calls") for turn in plain):
         yield plain
         return
-    for turns in (plain, _with_short_ids(plain)):
-        for is_text in (False, True):
-            yield [_with_arguments(turn, is_text) for turn in turns]
+    for base in (plain, _with_content(plain)) if any(turn.get("content") is None for turn in plain) else (plain,):
+        for turns in (base, _with_short_ids(base)):
+            for is_text in (False, True):
+                yield [_with_arguments(turn, is_text) for turn in turns]
+
+
+def _with_content(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the conversation with an empty text where a turn has none."""
+    return [{**turn, "content": ""} if turn.get("content") is None else dict(turn) for turn in messages]
+
+
+def _num_nones(apply: Apply, form: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> float:
+    """Return how often a template writes None where no content is null; infinity where there is nothing to compare."""
+    full = _with_content(form)
+    try:
+        return apply(full, **given).count("None") if full != form else float("inf")
+    except Exception:  # a template that wants null
+        return float("inf")
 
 
 def _with_short_ids(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the conversation with ids of tool calls that any template takes; answers without one are in order."""
     short: dict[Any, str] = {}
-    open_ids: list[str] = []
+    num_calls, open_ids = 0, list[str]()
     found = []
     for turn in messages:
         changed = dict(turn)
         if turn.get("tool_calls"):
-            fresh = [CALL_ID.format(len(short) + at) for at in range(len(turn["tool_calls"]))]
-            pairs = list(zip(turn["tool_calls"], fresh, strict=True))
-            short |= {call.get("id", own): own for call, own in pairs}
-            open_ids = fresh
+            open_ids = [CALL_ID.format(num_calls + at) for at in range(len(turn["tool_calls"]))]
+            num_calls += len(open_ids)
+            pairs = list(zip(turn["tool_calls"], open_ids, strict=True))
+            short |= {call.get("id") or own: own for call, own in pairs}
             changed["tool_calls"] = [{**call, "id": own} for call, own in pairs]
         elif turn["role"] == "tool":
             own = short.get(turn.get("tool_call_id")) or (open_ids[0] if open_ids else CALL_ID.format(0))

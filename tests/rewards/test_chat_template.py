@@ -49,3 +49,22 @@ def test_what_the_template_says_of_a_conversation_it_refuses_is_told() -> None:
     calls = [{"function": {"name": "weather", "arguments": {}}}] * 2
     with pytest.raises(TemplateError, match="only one tool call at once"):
         write(chat_of("llama3").render, [ASKED, {**CALL, "tool_calls": calls}], add_generation_prompt=False)
+
+
+CALLS = "{% for call in m.tool_calls or [] %}{{ call.function.name + (call.function.arguments | tojson) }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [
+        ("{{ m.content }}" + CALLS, 'Paris?weather{"a": 1}'),  # would write None
+        ("{{ m.content | trim }}" + CALLS, 'Paris?weather{"a": 1}'),  # likewise
+        ("{{ 'said ' + m.content }}" + CALLS, 'said Paris?said weather{"a": 1}'),  # would fail
+        ("{% if m.content is none %}" + CALLS + "{% else %}{{ m.content }}{% endif %}", 'Paris?weather{"a": 1}'),
+    ],
+)
+def test_content_that_is_null_is_written_as_none_by_no_template(writes: str, expected: str) -> None:
+    template = "{% for m in messages %}" + writes + "{% endfor %}"
+    assert write(chat_of("qwen3", template).render, [ASKED, CALL], add_generation_prompt=False) == expected
+    named = {**ASKED, "content": "None?"}
+    assert "None?" in write(chat_of("qwen3", template).render, [named, CALL], add_generation_prompt=False)
