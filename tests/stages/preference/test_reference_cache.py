@@ -7,8 +7,6 @@ from datasets import Dataset, Value
 
 from stages.preference.reference_cache import ReferenceCache
 
-pytestmark = pytest.mark.training
-
 ROWS = Dataset.from_list([{"prompt_ids": [1, 2], "chosen_ids": [at], "id": str(at)} for at in range(4)])
 VALUES = [-1.5, -2.25, 0.0, -3e-8]
 
