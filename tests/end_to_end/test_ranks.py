@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -15,11 +14,9 @@ from tests.end_to_end.runs import (
     metrics,
     strop,
     wait_for,
-    write_recipe,
-    write_rows,
 )
 from tests.faults.family import role
-from tests.models import write_tiny_model
+from tests.faults.recipes import write_grpo
 
 pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
@@ -29,16 +26,7 @@ NUM_STEPS = 6
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipe")
-    rows = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(40)]
-    stage: dict[str, Any] = {
-        "kind": "grpo", "prompts": write_rows(root / "train.jsonl", rows), "num_steps": NUM_STEPS,
-        "prompts_per_step": 3, "group_size": 4, "learning_rate": 1e-3, "sampling": {"max_tokens": 12},
-        "checkpoint": {"every_steps": 2}, "num_learners": 2, "kl": {"coef": 0.01},
-        "rewards": [{"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}],
-    }  # fmt: skip
-    engine = {"type": "transformers", "max_model_tokens": 64}
-    model = str(write_tiny_model(root / "base"))
-    return write_recipe(root / "recipe.yaml", name="r", model=model, seed=5, engine=engine, stages={"grpo": stage})
+    return write_grpo(root, num_steps=NUM_STEPS, learning_rate=1e-3, num_learners=2, kl={"coef": 0.01})
 
 
 def test_the_death_of_a_rank_is_survived_and_leaves_no_trace_in_the_weights(recipe: Path, tmp_path: Path) -> None:

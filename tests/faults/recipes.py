@@ -17,6 +17,7 @@ BATCHES = {**LEARNS, "batch_size": 4, "micro_batch_size": 2, "max_tokens": 64}
 SAMPLED = {**LEARNS, "prompts_per_step": 3, "group_size": 4, "sampling": {"max_tokens": 12}}
 LORA = {"type": "lora", "r": 2}
 DIGITS = {"import_path": "tests.end_to_end.rewards:share_of_digits", "gold_value": None}
+SLOW_DIGITS = {"import_path": "tests.end_to_end.rewards:slow_share_of_digits", "gold_value": None}
 
 NOT_OF_THE_WORK = {
     "preference/reference_was_on_disk",  # an attempt finds what the one before it computed
@@ -74,6 +75,24 @@ def write_every_kind(root: Path) -> Path:
     return write_recipe(
         root / "recipe.yaml", name="r", model=str(write_tiny_model(root / "base")), seed=5, engine=engine, stages=stages
     )
+
+
+def write_grpo(root: Path, *, common: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Write a recipe of GRPO alone, named `r`, with its base model and its data; return its file.
+
+    ``changes`` are those of the stage, ``common`` those of the recipe.
+    """
+    rows = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(40)]
+    stage: dict[str, Any] = {
+        "kind": "grpo", "prompts": write_rows(root / "train.jsonl", rows), "num_steps": 6, "prompts_per_step": 3,
+        "group_size": 4, "learning_rate": 1e-4, "sampling": {"max_tokens": 12}, "checkpoint": {"every_steps": 2},
+        "rewards": [DIGITS], **changes,
+    }  # fmt: skip
+    whole: dict[str, Any] = {
+        "model": str(write_tiny_model(root / "base")), "seed": 5,
+        "engine": {"type": "transformers", "max_model_tokens": 64}, **(common or {}),
+    }  # fmt: skip
+    return write_recipe(root / "recipe.yaml", name="r", **whole, stages={"grpo": stage})
 
 
 def evidence(run: Path, stage: str) -> dict[str, Any]:

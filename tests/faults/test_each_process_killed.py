@@ -6,14 +6,12 @@ Real Ray, a learner of two ranks, the exact engine. vLLM's processes are killed 
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.end_to_end.runs import begin, is_alive, metrics, strop, wait_for, write_recipe, write_rows
+from tests.end_to_end.runs import begin, is_alive, metrics, strop, wait_for
 from tests.faults.family import family, of_role
-from tests.faults.recipes import differences, evidence
-from tests.models import write_tiny_model
+from tests.faults.recipes import SLOW_DIGITS, differences, evidence, write_grpo
 
 pytestmark = pytest.mark.real
 
@@ -25,19 +23,9 @@ A_STEP_WITHIN_S = 150.0
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("recipe")
-    rows = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(40)]
-    stage: dict[str, Any] = {
-        "kind": "grpo", "prompts": write_rows(root / "train.jsonl", rows), "num_steps": NUM_STEPS,
-        "prompts_per_step": 3, "group_size": 4, "learning_rate": 1e-4, "sampling": {"max_tokens": 12},
-        "checkpoint": {"every_steps": 2}, "num_learners": 2, "scoring": {"num_workers": 1},
-        "rewards": [{"import_path": "tests.end_to_end.rewards:slow_share_of_digits", "gold_value": None}],
-    }  # fmt: skip
-    engine = {"type": "transformers", "max_model_tokens": 64}
-    model = str(write_tiny_model(root / "base"))
-    return write_recipe(
-        root / "recipe.yaml", name="r", model=model, seed=5, engine=engine, stages={"grpo": stage},
-        max_restarts=len(KILLED_AT),
+    return write_grpo(
+        tmp_path_factory.mktemp("recipe"), num_steps=NUM_STEPS, num_learners=2, scoring={"num_workers": 1},
+        rewards=[SLOW_DIGITS], common={"max_restarts": len(KILLED_AT)},
     )  # fmt: skip
 
 

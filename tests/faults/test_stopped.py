@@ -15,12 +15,11 @@ import pytest
 
 from pipeline.config import RunConfig, load_config
 from pipeline.plan import Step
-from tests.end_to_end.runs import is_alive, metrics, wait_for, write_recipe, write_rows
+from tests.end_to_end.runs import is_alive, metrics, wait_for
 from tests.faults.child import Silent
 from tests.faults.family import of_role
 from tests.faults.on_ray import Sees, bring
-from tests.faults.recipes import differences, evidence
-from tests.models import write_tiny_model
+from tests.faults.recipes import SLOW_DIGITS, differences, evidence, write_grpo
 
 pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
@@ -31,19 +30,9 @@ SCORED_WITHIN_S = 4.0
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("recipe")
-    rows = [{"prompt": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(40)]
-    stage: dict[str, Any] = {
-        "kind": "grpo", "prompts": write_rows(root / "train.jsonl", rows), "num_steps": NUM_STEPS,
-        "prompts_per_step": 3, "group_size": 4, "learning_rate": 1e-4, "sampling": {"max_tokens": 12},
-        "checkpoint": {"every_steps": 2}, "scoring": {"deadline_s": SCORED_WITHIN_S, "num_workers": 1},
-        "rewards": [{"import_path": "tests.end_to_end.rewards:slow_share_of_digits", "gold_value": None}],
-    }  # fmt: skip
-    engine = {"type": "transformers", "max_model_tokens": 64}
-    model = str(write_tiny_model(root / "base"))
-    return write_recipe(
-        root / "recipe.yaml", name="r", model=model, seed=5, engine=engine, stages={"grpo": stage},
-        stall_timeout_s=SILENT_S,
+    return write_grpo(
+        tmp_path_factory.mktemp("recipe"), num_steps=NUM_STEPS, rewards=[SLOW_DIGITS],
+        scoring={"deadline_s": SCORED_WITHIN_S, "num_workers": 1}, common={"stall_timeout_s": SILENT_S},
     )  # fmt: skip
 
 
