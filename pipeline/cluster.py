@@ -2,9 +2,10 @@
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from rewards.waits import Wait
 
 VARIABLE = "RAY_ADDRESS"
 FIRST_LIMIT_S = 10.0
@@ -49,22 +50,34 @@ def require_there(cluster: Cluster, find: Callable[[], str], *, limit_s: float) 
     try:
         address = find() if cluster.address == "auto" else cluster.address
         place = _place(address)
-        end = time.monotonic() + limit_s
-        while place is not None:
-            try:
-                return _ask(*place, CLIENT_SERVER if address.startswith("ray://") else HEAD)
-            except OSError as error:
-                if time.monotonic() >= end:
-                    host, port = place
-                    said = f"{type(error).__name__}: {error}"
-                    raise ValueError(f"looked for {limit_s:.0f} s at port {port} of {host} ({said})") from error
-            time.sleep(min(1.0, limit_s / 10))
+        if place is not None:
+            _wait_for(*place, CLIENT_SERVER if address.startswith("ray://") else HEAD, limit_s)
     except (ValueError, ConnectionError) as error:
         other = "unset it" if VARIABLE in cluster.source else "leave it out"
         raise ClusterError(
             f"there is no Ray cluster at {cluster}: {error}; start the cluster, name the right address, or {other} to "
             "have Ray start here"
         ) from error
+
+
+def _wait_for(host: str, port: int, method: str, limit_s: float) -> None:
+    """Return once Ray answers. Raises ValueError where nobody does in time, or something else does."""
+    said = ""
+
+    def is_there() -> bool:
+        nonlocal said
+        try:
+            _ask(host, port, method)
+        except OSError as error:
+            said = f"{type(error).__name__}: {error}"
+            return False
+        return True
+
+    def late(_: str) -> ValueError:
+        return ValueError(f"looked for {limit_s:.0f} s at port {port} of {host} ({said})")
+
+    with Wait(f"Ray at port {port} of {host}", limit_s, fails=late) as wait:
+        wait.until(is_there)
 
 
 def _place(address: str) -> tuple[str, int] | None:

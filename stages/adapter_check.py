@@ -4,6 +4,7 @@ PEFT takes seconds to import, so a process of its own does it, beside what else 
 say more than their rank.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from stages.training import TrainingStageConfig
 BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from stages.adapter_trial import main; main()"
 """Finds modules where the parent finds them."""
 TIMEOUT_S = 120
+KILL_TIMEOUT_S = 10.0
+"""How long a killed process may take to be gone."""
 
 
 def _may_fail(params: FullParams | LoraParams) -> bool:
@@ -72,4 +75,5 @@ class AdapterTrial:
     def __exit__(self, *_: object) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.communicate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.communicate(timeout=KILL_TIMEOUT_S)
