@@ -1,6 +1,6 @@
 r"""Expressions, compared by math-verify's parser and by value: what is no arithmetic of rational numbers.
 
-Constants are compared to 25 digits, relative to their size, and what has letters at several points: math-verify rounds
+Constants are compared to 45 digits, relative to their size, and what has letters at several points: math-verify rounds
 differences to 15 digits after the point, and finds that $\pi/10^{20}$ is $e/10^{20}$. What has no value is left to it.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-DIGITS, SAME, NOTHING = 40, Fraction(1, 10**25), 1e-38
+DIGITS, SAME, NOTHING = 60, Fraction(1, 10**45), 1e-55
 POINTS = (
     ("0.7314159", "1.3182818"),
     ("1.9142135", "0.4571428"),

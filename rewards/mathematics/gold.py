@@ -10,7 +10,7 @@ from rewards.final_answer import final_answer
 from rewards.mathematics.reading import listed, read
 from rewards.mathematics.values import Named, Parts, Text, Value
 
-MOST_WORDS, MOST_WORDS_WITH_NUMBERS = 25, 10
+MOST_WORDS, MOST_WORDS_WITH_NUMBERS = 25, 6
 """A text of more words is no answer, but a solution."""
 _QUOTED_LIST = re.compile(r"\s*\[\s*[\"'].*\]\s*", re.DOTALL)
 
@@ -37,6 +37,9 @@ def gold_value(gold: Any) -> Value:
     value = listed(found.parts) if found.parts else None
     if value is None:
         raise _refusal(gold, "holds no answer")
+    bare = re.sub(r"\\[{}]", "", text)
+    if bare.count("{") != bare.count("}"):
+        raise _refusal(gold, "has a brace that is not closed, or not opened")
     if found.how in ("all", "emphasis") and _is_prose(value) and _is_solution(text):
         raise _refusal(gold, "is a whole solution, and it is not said where its answer stands (`#### 18`, a box)")
     return value

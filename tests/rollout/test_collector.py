@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,9 @@ def test_each_group_is_scored_as_soon_as_it_is_there_and_the_budget_last() -> No
 
 def test_an_attempt_carries_the_conversation_the_tokens_and_the_columns() -> None:
     scorer = FakeScorer(VALUES)
-    make(FakePool(SCRIPT), scorer).collect(PROMPTS[:1], 2, seed=5)
+    make(FakePool(SCRIPT), scorer).collect([replace(PROMPTS[0], opening="<think>")], 2, seed=5)
     attempt = scorer.groups[0][0]
-    assert attempt.prompt == PROMPTS[0].messages
+    assert (attempt.prompt, attempt.opening) == (PROMPTS[0].messages, "<think>")
     assert list(attempt.completion) == [{"role": "assistant", "content": "10"}]
     assert (attempt.completion_ids, attempt.columns) == ((10, EOS), {"answer": 0})
 
