@@ -54,6 +54,7 @@ def save_policy(
     model, is_adapted = bare(policy.model), isinstance(policy.model, peft.PeftModel)
 
     def said_by(model: Any) -> Values:
+        context.metrics.alive()  # each step of a large model takes minutes
         said: Values = sequence_logprobs(model, sequences)
         return said
 

@@ -51,7 +51,7 @@ class Paired:
         return PairTrainer(
             model=policy.model,
             args=to_trl(config, context),
-            train_dataset=as_dataset(pairs),
+            train_dataset=as_dataset(pairs, context.metrics.alive),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),

@@ -58,7 +58,7 @@ class Unpaired:
                 undesirable_weight=undesirable,
                 precompute_ref_log_probs=True,
             ),
-            train_dataset=as_dataset(answers),
+            train_dataset=as_dataset(answers, context.metrics.alive),
             processing_class=policy.tokenizer,
             peft_config=lora_config(config.params),
             reference=reference_cache(policy, config, context),

@@ -47,7 +47,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
     trainer = trl.RewardTrainer(
         model=model,
         args=to_trl(config, context),
-        train_dataset=as_dataset(in_tokens(chat, pair, config) for pair in learned),
+        train_dataset=as_dataset((in_tokens(chat, pair, config) for pair in learned), context.metrics.alive),
         processing_class=tokenizer,
         peft_config=lora_config(config.params, "SEQ_CLS"),
     )

@@ -30,10 +30,11 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     chat = TokenizerChat(policy.tokenizer)
     learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
     first, data = list(islice(learned, max(NUM_PROBED, MOST_FOR_EVA))), Counter[str]()
+    tokens = (in_trl(example) for example in _counted(chain(first, learned), data))
     trainer = trl.SFTTrainer(
         model=policy.model,
         args=to_trl(config, context),
-        train_dataset=as_dataset(in_trl(example) for example in _counted(chain(first, learned), data)),
+        train_dataset=as_dataset(tokens, context.metrics.alive),
         processing_class=policy.tokenizer,
         peft_config=lora_config(config.params),
     )
