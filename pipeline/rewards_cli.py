@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.config import ConfigError
 from pipeline.terminal import PATH, console, errors, printable, readable_errors, say
 
-app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups anew.", no_args_is_help=True)
+app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups again.", no_args_is_help=True)
 
 Specs = Annotated[
     list[str], typer.Option("--reward", help="math, module:function, or {type: length, limit: 512}. Repeatable.")
@@ -69,18 +69,18 @@ def check_command(
 def rescore_command(
     run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/quickstart.", show_default=False)],
     reward: Specs,
-    stage: Annotated[str, typer.Option(help="The stage whose groups are scored anew.")] = "grpo",
+    stage: Annotated[str, typer.Option(help="The stage whose groups are scored again.")] = "grpo",
     deadline_s: Deadline = 20.0,
     workers: Workers = 1,
 ) -> None:
     """Score a finished run's stored groups with other rewards, and show how scores and advantages change."""
-    from stages import offline
+    from stages import offline, rescoring
 
     with readable_errors():
         files = sorted((run / stage / "rollouts").rglob("*.parquet"))
         if not files:
             raise ConfigError(f"{run / stage / 'rollouts'} holds no groups; name another stage by --stage")
-        found = offline.rescore(files, offline.setup(reward, deadline_s=deadline_s, num_workers=workers))
+        found = rescoring.rescore(files, offline.setup(reward, deadline_s=deadline_s, num_workers=workers))
     title = Text(printable(f"{run}, stage {stage}: {', '.join(reward)} instead of its own rewards"))
     table = Table(title=title, title_justify="left")
     table.add_column("of the stored groups")

@@ -1,10 +1,9 @@
-"""Rewards without a run: a file scored, a reward put to the test, stored groups scored anew. For `strop rewards`."""
+"""Rewards without a run: a file scored, a reward put to the test. For `strop rewards`; see `stages.rescoring`, too."""
 
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ from rewards.config import RewardConfig
 from rewards.gold import GoldCheck
 from rewards.scorer import Scorer, check_deadline
 from rewards.scoring_config import ScoringConfig
-from rewards.types import FAILURES, Attempt, Mark, RewardError, Score
+from rewards.types import FAILURES, Attempt, RewardError, Score
 from rewards.waits import Wait
-from rollout.types import Rollout, RolloutGroup
 from stages.data.config import DataSetConfig
 from stages.data.marking import check_marked, column_names
-from stages.data.rows import DataError, Row, load_rows, reward_columns
+from stages.data.rows import Row, load_rows, reward_columns
 from stages.gold_trials import trial_attempts
-from stages.grpo.advantages import advantages
-from stages.grpo.loss_config import GroupNormalized
 
-SHOWN_CHANGES = 8
-"""Answers whose score changed that `rescore` tells of."""
 TRIED_ROWS, TRIED_GROUP = 8, 8
 """Rows on whose gold answers a reward is put to the test, and answers of its largest group."""
 
@@ -71,7 +65,7 @@ def score_file(path: Path, setup: Setup) -> Iterator[Score]:
     groups = [[_attempt(row, names) for row in group] for _, group in groupby(rows, key=_all_but_completion)]
     check_deadline(setup.rewards, setup.scoring, max(map(len, groups)))
     with Scorer(setup.rewards, setup.scoring) as scorer:
-        for scores in _scored(scorer, groups):
+        for scores in scored(scorer, groups):
             yield from scores
 
 
@@ -98,7 +92,7 @@ class Finding:
     """What was seen, and what to mend where it is not kept."""
 
 
-def _scored(scorer: Scorer, groups: Sequence[Sequence[Attempt]]) -> Iterator[list[Score]]:
+def scored(scorer: Scorer, groups: Sequence[Sequence[Attempt]]) -> Iterator[list[Score]]:
     """Yield the scores of each group, in their order."""
     futures = [scorer.submit(group) for group in groups]
     with Wait("groups to be scored", 2 * scorer.longest_wait_s, fails=RewardError) as wait:
@@ -126,13 +120,13 @@ def contract(path: Path, setup: Setup, *, is_random: bool = False) -> Iterator[F
         return
     group = _of_different_answers([*gold, *other])
     with Scorer(setup.rewards, scoring) as scorer:
-        [[alone]] = _scored(scorer, [group[:1]])
+        [[alone]] = scored(scorer, [group[:1]])
         start = time.monotonic()
-        [first] = _scored(scorer, [group])
+        [first] = scored(scorer, [group])
         seconds = time.monotonic() - start
-        [second] = _scored(scorer, [group])
+        [second] = scored(scorer, [group])
     with Scorer(setup.rewards, scoring) as scorer:
-        [third] = _scored(scorer, [group])
+        [third] = scored(scorer, [group])
     failed = [score.detail for score in [alone, *first] if score.cause in FAILURES]
     marked = [score for score in first if score.value is not None]
     yield Finding(
@@ -164,96 +158,6 @@ def _of_different_answers(tried: Sequence[Attempt]) -> list[Attempt]:
     return [replace(tried[0], completion=[{"role": "assistant", "content": text}]) for text in answers]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
-    """A stored answer whose score is another one now."""
-
-    prompt_id: str
-    before: float | None
-    after: float | None
-    reads: Mapping[str, str]
-    """What each reward took for the answer now, by name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rescored:
-    """What stored groups come to under other rewards: weighted sums, and advantages normalised in the group."""
-
-    num_groups: int
-    num_attempts: int
-    mean_before: float | None
-    mean_after: float | None
-    """None where no attempt has a value."""
-    unscorable_after: int
-    signal_lost: int
-    """Groups that had signal and have none now."""
-    signal_gained: int
-    """Groups that had none and have some now."""
-    advantage_correlation: float | None
-    """Pearson's, over attempts of groups with signal under both; None where there are too few or they do not vary."""
-    advantage_flipped_fraction: float | None
-    """Share of these whose advantage changed its sign."""
-    changed: tuple[Changed, ...] = ()
-    """The first answers whose score changed."""
-
-
-def rescore(files: Sequence[Path], setup: Setup) -> Rescored:
-    """Score the groups of Parquet files anew, and compare scores and group-normalised advantages.
-
-    Raises DataError for a file that holds no groups.
-    """
-    from rollout.records import read_groups  # pyarrow
-
-    groups = list[RolloutGroup]()
-    for file in files:
-        try:
-            groups += read_groups(file)
-        except (OSError, ValueError) as error:
-            raise DataError(str(error)) from error
-    check_deadline(setup.rewards, setup.scoring, max(len(group.rollouts) for group in groups))
-    with Scorer(setup.rewards, setup.scoring) as scorer:
-        anew = list(_scored(scorer, [_attempts(group) for group in groups]))
-    before = [[rollout.score.value for rollout in group.rollouts] for group in groups]
-    after = [[score.value for score in scores] for scores in anew]
-    changed = (
-        Changed(prompt_id=group.prompt.id, before=old, after=new.value, reads=new.reads)
-        for group, olds, news in zip(groups, before, anew, strict=True)
-        for old, new in zip(olds, news, strict=True)
-        if old != new.value
-    )
-    return replace(compare(before, after), changed=tuple(islice(changed, SHOWN_CHANGES)))
-
-
-def compare(before: Sequence[Sequence[float | None]], after: Sequence[Sequence[float | None]]) -> Rescored:
-    """Compare two scorings of the same groups, [group][attempt]; None is what could not be scored."""
-    pairs_NG = list(zip(*(advantages(values, GroupNormalized()) for values in (before, after)), strict=True))
-    pairs = [
-        (a, b)
-        for old, new in pairs_NG
-        if old is not None and new is not None
-        for a, b in zip(old, new, strict=True)
-        if a is not None and b is not None
-    ]
-    flipped = [a * b < 0 for a, b in pairs]
-    varies = len(pairs) > 1 and all(len(set(column)) > 1 for column in zip(*pairs, strict=True))
-    return Rescored(
-        num_groups=len(after),
-        num_attempts=sum(map(len, after)),
-        mean_before=_mean(before),
-        mean_after=_mean(after),
-        unscorable_after=sum(value is None for row in after for value in row),
-        signal_lost=sum(old is not None and new is None for old, new in pairs_NG),
-        signal_gained=sum(old is None and new is not None for old, new in pairs_NG),
-        advantage_correlation=statistics.correlation(*zip(*pairs, strict=True)) if varies else None,
-        advantage_flipped_fraction=sum(flipped) / len(flipped) if flipped else None,
-    )
-
-
-def _mean(rows: Sequence[Sequence[float | None]]) -> float | None:
-    values = [value for row in rows for value in row if value is not None]
-    return statistics.fmean(values) if values else None
-
-
 def _rows(path: Path, needs: Sequence[str], setup: Setup) -> list[Row]:
     """Read a file of which each row is marked by some reward. Raises DataError."""
     data = DataSetConfig(path=str(path))
@@ -269,25 +173,3 @@ def _attempt(row: Mapping[str, Any], names: Sequence[str]) -> Attempt:
 
 def _all_but_completion(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "completion"}
-
-
-def _attempts(group: RolloutGroup) -> list[Attempt]:
-    return [
-        Attempt(
-            prompt=group.prompt.messages,
-            completion=rollout.messages,
-            completion_ids=rollout.completion.sampled_ids,
-            completion_logprobs=rollout.completion.sampled_logprobs,
-            columns={**group.prompt.columns, **rollout.columns},
-            opening=group.prompt.opening,
-            group_id=group.prompt.id,
-            failure=_break(rollout),
-        )
-        for rollout in group.rollouts
-    ]
-
-
-def _break(rollout: Rollout) -> Mark | None:
-    """Return why an answer broke off before any reward could see it; None for one that they saw."""
-    score = rollout.score
-    return None if score.parts or score.cause not in FAILURES else Mark(cause=score.cause, detail=score.detail)

@@ -10,7 +10,7 @@ import pytest
 from rewards.types import Score
 from rollout.records import write_groups
 from rollout.types import Prompt, Rollout, RolloutGroup
-from stages.offline import compare
+from stages.rescoring import compare
 from tests.fakes import completion
 
 pytestmark = pytest.mark.processes
