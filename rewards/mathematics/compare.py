@@ -77,19 +77,16 @@ def _numbers(gold: Number, answer: Number) -> bool:
 
 
 def near(one: Rational, one_value: Fraction, other: Rational, other_value: Fraction) -> bool:
-    """Say whether two rational numbers are equal by what they were written as."""
+    """Say whether two rational numbers are equal, or, by what they were written as, near enough."""
     if one_value == other_value:
         return True
+    decimals = [number for number in (one, other) if number.is_decimal]
+    exact = [value for number, value in ((one, one_value), (other, other_value)) if not number.is_decimal]
     difference, size = abs(one_value - other_value), max(abs(one_value), abs(other_value))
-    if one.is_decimal and other.is_decimal:
-        return max(one.num_digits, other.num_digits) >= PRINTED_DIGITS and difference <= PRINTED * size
-    exact = other_value if one.is_decimal else one_value
-    if not (one.is_decimal or other.is_decimal) or exact.denominator == 1:
-        return (
-            one.num_digits + other.num_digits > PRINTED_DIGITS
-            and one.is_decimal != other.is_decimal
-            and (difference <= PRINTED * size)
-        )
+    if any(number.num_digits >= PRINTED_DIGITS for number in decimals) and difference <= PRINTED * size:
+        return True
+    if not decimals or not exact or exact[0].denominator == 1:
+        return False
     return difference <= max(size / 10**9, min(TOLERANCE, 100 * TOLERANCE * size))
 
 

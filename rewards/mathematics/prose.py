@@ -29,6 +29,7 @@ _RUN = re.compile(
     rf"(?:{_AFTER}|[A-Za-z]+\b|°)?"
 )
 _CHUNK = re.compile(r"\S*[A-Za-z)]\S*")
+_DIGIT, _LETTER = re.compile(r"\d|\^"), re.compile(r"[A-Za-z]")
 _OPERATOR = re.compile(r"[\^*/+=]")
 _BOLD = re.compile(r"\*{2,3}\Z")
 _JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or|to)|[,;])\s*")
@@ -124,12 +125,8 @@ def _in_words(text: str) -> list[tuple[int, int, str]]:
     found = []
     for chunk in _CHUNK.finditer(text):
         bare = chunk[0].strip(".,;:!?*_\"'`")
-        if (
-            re.search(r"\d|\^", bare)
-            and re.search(r"[A-Za-z]", bare)
-            and _OPERATOR.search(bare)
-            and quantity(bare) is None
-        ):
+        has_all = all(part.search(bare) for part in (_DIGIT, _LETTER, _OPERATOR))
+        if has_all and quantity(bare) is None:
             found.append((chunk.start(), chunk.start() + len(chunk[0].rstrip(".,;:!?*_\"'`")), bare))
     found += [(one.start(), one.end(), one[0]) for one in _LATEX.finditer(text) if not _is_in_braces(text, one.start())]
     taken = [(start, end) for start, end, _ in found]
@@ -137,7 +134,7 @@ def _in_words(text: str) -> list[tuple[int, int, str]]:
         is_taken = any(start <= run.start() < end for start, end in taken)
         follows = _BOLD.sub("", text[: run.start()].rstrip(" $"))[-1:]
         content = run[0] if quantity(run[0]) is not None or not run[0][-1].isalpha() else ""
-        if not is_taken and content and (follows not in "+*/^" or not follows):
+        if not is_taken and content and follows not in tuple("+*/^"):
             found.append((run.start(), run.end(), content))
     return found
 

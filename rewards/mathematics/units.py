@@ -61,7 +61,7 @@ _HEAD = re.compile(
     r"(?P<rest>[-+]?[\d.\\].*)",
     re.DOTALL,
 )
-_BY_HAND = re.compile(
+_ABOUT = re.compile(
     r"(?:(?:is|equals|equal to|exactly|just|only|about|around|approximately|approx\.?|roughly|nearly|(?:a )?total of)"
     r"\s+|=\s*)+",
     re.IGNORECASE,
@@ -95,47 +95,61 @@ def quantity(text: str) -> Quantity | None:
     """
     if len(text) > LONGEST:
         return None
-    text = text[_by_hand.end() :] if (_by_hand := _BY_HAND.match(text)) else text
+    text = text[about.end() :] if (about := _ABOUT.match(text)) else text
     head = _HEAD.fullmatch(text)
     symbol = "$" if head and "$" in head["symbol"] else ""
     core = head["sign"].strip() + head["rest"] if head else text
     tail = _TAIL.fullmatch(core)
     if tail is None:
         return Quantity(core=core, unit=symbol)
-    core, told = tail["core"], tail["unit"]
-    is_close = told[0] not in " -"
-    told = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", told.replace(r"\cdot", " ")) if "\\text" in told else told
-    has_text = "\\text" in tail["unit"]
-    words = (
-        told.replace("^\\circ", " ° ")
-        .replace("%", " % ")
-        .replace("\\", " ")
-        .replace("(", " ")
-        .replace(")", " ")
-        .split()
-    )
-    return _read(core, words, symbol, may_be_letters=has_text or "°" in words, is_close=is_close)
+    told = tail["unit"]
+    words, factor, is_percent = _multiplied(_words(told))
+    if len(words) > MAX_WORDS or any(map(_denies, words)):
+        return None
+    if words and r"\text" not in told and "°" not in words:
+        is_close = told[0] not in " -" and factor == 1  # letters right behind a number are factors
+        if not all(map(_is_unit, words)) or (is_close and not _is_short(words[0])):
+            return None
+    unit = " ".join(words).lower() or symbol
+    return Quantity(core=tail["core"], factor=factor, is_percent=is_percent, unit=unit)
 
 
-def _read(core: str, words: list[str], symbol: str, *, may_be_letters: bool, is_close: bool) -> Quantity | None:
+def _words(told: str) -> list[str]:
+    r"""Return the words of a unit, without the marks of LaTeX around them."""
+    said = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", told.replace(r"\cdot", " "))
+    said = re.sub(r"\s+\^", "^", said).replace(r"^\circ", " ° ").replace("%", " % ")
+    return re.sub(r"[\\()]", " ", said).split()
+
+
+def _multiplied(words: list[str]) -> tuple[list[str], Fraction, bool]:
+    """Return the words without those that multiply at their beginning, their product, and whether it has a percent."""
     factor, is_percent = Fraction(1), False
     while words:
-        name = " ".join(words[:2]).lower() if " ".join(words[:2]).lower() in MULTIPLIERS else words[0].lower()
-        if name not in MULTIPLIERS:
+        name = next((one for one in (" ".join(words[:2]).lower(), words[0].lower()) if one in MULTIPLIERS), None)
+        if name is None:
             break
-        factor *= MULTIPLIERS[name]
-        is_percent = is_percent or name in PERCENT
+        factor, is_percent = factor * MULTIPLIERS[name], is_percent or name in PERCENT
         words = words[len(name.split()) :]
-    for at, word in enumerate(words):
-        bare = re.sub(r"\^\{?-?\d\}?$", "", word).strip(".'-")
-        if any(part in _DENYING for part in bare.lower().split("-")) or any(one.isdigit() for one in bare):
-            return None
-        is_unit = bare in _SHORT or may_be_letters or set(word) <= set(f"°/.-{_CURRENCY}")
-        if not is_unit and (len(bare) == 1 or (is_close and at == 0)):
-            return None
-    if len(words) > MAX_WORDS:
-        return None
-    return Quantity(core=core, factor=factor, is_percent=is_percent, unit=" ".join(words).lower() or symbol)
+    return words, factor, is_percent
+
+
+def _bare(word: str) -> str:
+    return re.sub(r"\^\{?-?\d\}?$", "", word).strip(".'-")
+
+
+def _denies(word: str) -> bool:
+    """Say whether a word is a number, an alternative or a denial."""
+    bare = _bare(word)
+    return any(part in _DENYING for part in bare.lower().split("-")) or any(one.isdigit() for one in bare)
+
+
+def _is_short(word: str) -> bool:
+    return _bare(word) in _SHORT or set(word) <= set(f"°/.-{_CURRENCY}")
+
+
+def _is_unit(word: str) -> bool:
+    """Say whether a plain word is a unit: one letter is only if it is a known one, and a factor otherwise."""
+    return _is_short(word) or len(_bare(word)) > 1
 
 
 def convertible(one: Quantity, other: Quantity) -> Fraction | None:
