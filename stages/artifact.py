@@ -89,6 +89,18 @@ def write(
     return context.output
 
 
+def manifest(context: StageContext, files: Mapping[str, str], *, kind: Kind, **found: Any) -> Manifest:
+    """Return the manifest of what a stage made: who made it, with which code, and ``found``, other fields of it."""
+    return Manifest(
+        kind=kind,
+        stage=context.name,
+        fingerprint=context.fingerprint,
+        files=dict(files),
+        code=code_versions(),
+        **found,
+    )
+
+
 def writing(context: StageContext) -> Path:
     """Return where the files of a stage's output lie until they are published."""
     return context.output.with_name(".output.writing")

@@ -7,7 +7,7 @@ would hide what a step does. See `stages.proof` for what is compared.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,27 +74,31 @@ def save_policy(
         proof.after("save", said_by(read_back(folder, context.facts, policy, was_tied=was_tied).to(place)))
         logger.info("the hand-over is proved; its steps moved a probe token by at most %s nats", proof.moved)
 
-    return artifact.write(
-        context,
-        fill,
-        lambda files: Manifest(
+    def describe(files: Mapping[str, str]) -> Manifest:
+        return artifact.manifest(
+            context,
+            files,
             kind="model",
-            stage=context.name,
-            fingerprint=context.fingerprint,
-            files=dict(files),
             data={role: fingerprint(config) for role, config in data},
-            code=artifact.code_versions(),
             version=version,
-            dtype=context.facts.precision,
-            eos_ids=list(policy.eos_ids),
-            chat_template_sha256=template_digest(policy.tokenizer),
-            started_from=policy.weights_sha256,
-            weights_sha256=artifact.weights_digest(artifact.writing(context)),
             adapter="merged" if is_adapted else "none",
             probe=Probe(token_ids=sequences, logprobs=[list(row) for row in proof.said]),
             moved=proof.moved,
-        ),
-    )
+            **_identity(policy, context),
+        )
+
+    return artifact.write(context, fill, describe)
+
+
+def _identity(policy: Policy, context: StageContext) -> dict[str, Any]:
+    """Return what a manifest says of a policy whose files are being written."""
+    return {
+        "dtype": context.facts.precision,
+        "eos_ids": list(policy.eos_ids),
+        "chat_template_sha256": template_digest(policy.tokenizer),
+        "started_from": policy.weights_sha256,
+        "weights_sha256": artifact.weights_digest(artifact.writing(context)),
+    }
 
 
 def bare(model: Any) -> Any:

@@ -15,7 +15,6 @@ from rollout.collector import summarize
 from rollout.records import read_groups, write_groups
 from rollout.types import Prompt, Rollout, RolloutGroup
 from stages import artifact
-from stages.artifact import Manifest
 from stages.base import StageContext, StageError, StageResult
 from stages.data.prompts import load_prompts
 from stages.data.rows import Row, asked_of, fingerprint
@@ -111,14 +110,7 @@ def publish(config: PairsStage, context: StageContext, pairs: Sequence[Row], sco
     artifact.write(
         context,
         fill,
-        lambda files: Manifest(
-            kind="pairs",
-            stage=context.name,
-            fingerprint=context.fingerprint,
-            files=dict(files),
-            data={"prompts": fingerprint(config.prompts)},
-            code=artifact.code_versions(),
-        ),
+        lambda files: artifact.manifest(context, files, kind="pairs", data={"prompts": fingerprint(config.prompts)}),
     )
 
 

@@ -16,7 +16,7 @@ from rewards.config import ModelRewardConfig
 from rewards.model import RewardModel, load_model, padded_with
 from rewards.types import Message
 from stages import artifact
-from stages.artifact import Manifest, ScoreProbe
+from stages.artifact import ScoreProbe
 from stages.base import StageContext
 from stages.data.rows import Row, fingerprint
 from stages.hand_over import bare, release, require_same_tokens, to_plain
@@ -61,13 +61,11 @@ def save(
     artifact.write(
         context,
         fill,
-        lambda files: Manifest(
+        lambda files: artifact.manifest(
+            context,
+            files,
             kind="reward_model",
-            stage=context.name,
-            fingerprint=context.fingerprint,
-            files=dict(files),
             data={role: fingerprint(data) for role, data in config.datasets().items()},
-            code=artifact.code_versions(),
             version=version,
             dtype=context.facts.precision,
             started_from=artifact.weights_digest(policy_folder(context)),
