@@ -76,13 +76,13 @@ faults: setup ## every kind of stage killed, and the disk full, at all of its wr
 soak: setup ## 500 steps of GRPO with a random fault every 20: nothing lost, nothing left behind; long
 	$(BIN)/python -m tests.faults.soak
 
-bench-rewards: setup ## the math reward's speed, beside math-verify's
+bench-rewards: setup ## the math reward's speed, next to math-verify's
 	$(BIN)/python -m benchmarks.rewards
 
-bench-rl: setup ## GRPO beside TRL's trainer; needs the demo's run for whole steps
+bench-rl: setup ## GRPO next to TRL's trainer; needs the demo's run for whole steps
 	$(BIN)/python -m benchmarks.rl cpu
 
-bench-preference: setup ## DPO beside TRL's trainer
+bench-preference: setup ## DPO next to TRL's trainer
 	$(BIN)/python -m benchmarks.preference
 
 bench-rl-gpu: setup ## the update alone, of a model of 0.5 B parameters on an NVIDIA GPU

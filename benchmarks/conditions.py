@@ -33,7 +33,7 @@ def conditions(*, num_threads: int | None = None) -> dict[str, Any]:
 
 
 def code_state(folder: Path) -> dict[str, Any]:
-    """Return the commit that a work tree is at, and whether something beside results was changed since; None where
+    """Return the commit that a work tree is at, and whether something other than results was changed since; None where
     there is no repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--", ".", ":!benchmarks/results")

@@ -1,4 +1,4 @@
-"""The demo's GRPO with a reward that fails on a tenth of its calls, beside the same run without failures.
+"""The demo's GRPO with a reward that fails on a tenth of its calls, next to the same run without failures.
 
     make demo && python -m benchmarks.failing_reward
 

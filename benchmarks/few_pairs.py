@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.conditions import conditions, keep, kept
-from benchmarks.runs import RUNS, begin_anew, exam_of
+from benchmarks.runs import RUNS, exam_of, run_from_scratch
 
 RECIPE = Path("configs/odpo.yaml")
 RESULT = "few_pairs.json"
@@ -47,7 +47,7 @@ def recipe(seed: int) -> dict[str, Any]:
 
 def run(seed: int) -> dict[str, Any]:
     """Run it; return what both reached, and how many pairs there were."""
-    folder, came_through = begin_anew(recipe(seed))
+    folder, came_through = run_from_scratch(recipe(seed))
     if not came_through:
         raise RuntimeError(f"{folder} did not come to its end")
     made = json.loads((folder / "pairs/result.json").read_text())["metrics"]["pairs/made"]

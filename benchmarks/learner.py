@@ -102,7 +102,7 @@ def _flops(setting: Setting, groups: Sequence[RolloutGroup], parameters: int) ->
 
 
 def _begin_peak(setting: Setting) -> int:
-    """Have the peak of memory begin anew; return what is in use, in bytes."""
+    """Have the peak of memory start over; return what is in use, in bytes."""
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())

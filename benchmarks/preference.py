@@ -1,4 +1,4 @@
-"""An update of DPO beside TRL's DPOTrainer, on the same pairs: a table, and `benchmarks/results/preference.json`.
+"""An update of DPO next to TRL's DPOTrainer, on the same pairs: a table, and `benchmarks/results/preference.json`.
 
     make bench-preference     # or: python -m benchmarks.preference [WORK ...] [--rounds N]
 

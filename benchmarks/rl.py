@@ -1,10 +1,10 @@
-"""GRPO beside TRL's GRPOTrainer, key by key: a table, and `benchmarks/results/rl.json`, or `rl-gpu.json`.
+"""GRPO next to TRL's GRPOTrainer, key by key: a table, and `benchmarks/results/rl.json`, or `rl-gpu.json`.
 
     make bench-rl            # or: python -m benchmarks.rl cpu [KEY ...] [--rounds N]
     make bench-rl-gpu        # the update alone, of a larger model on an NVIDIA GPU
 
 Each key runs in processes of its own, both sides in turn. The learner's works are in `benchmarks.learner`, whole steps
-beside TRL's in `benchmarks.whole_step`, and beside our own in `benchmarks.steps`. TRL runs at the fastest of a few
+next to TRL's in `benchmarks.whole_step`, and next to our own in `benchmarks.steps`. TRL runs at the fastest of a few
 micro-batch sizes, which are kept with the result.
 """
 

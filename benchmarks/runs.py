@@ -1,4 +1,4 @@
-"""Recipes that benchmarks make up, run anew through the command line."""
+"""Recipes that benchmarks make up, run from scratch through the command line."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import yaml
 RUNS = Path("runs")
 
 
-def begin_anew(content: dict[str, Any]) -> tuple[Path, bool]:
+def run_from_scratch(content: dict[str, Any]) -> tuple[Path, bool]:
     """Run a recipe in a folder of its own, which is emptied first; return the folder, and whether the run came through.
 
     A learner has one thread, as if it and each engine had a core or a card of their own.

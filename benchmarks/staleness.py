@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.conditions import conditions, keep, kept
-from benchmarks.runs import RUNS, begin_anew, exam_of, steps_of
+from benchmarks.runs import RUNS, exam_of, run_from_scratch, steps_of
 
 RECIPE = Path("configs/online_dpo.yaml")
 RESULT = "staleness.json"
@@ -44,7 +44,7 @@ def recipe(method: str, staleness: int) -> dict[str, Any]:
 
 def run(method: str, staleness: int) -> dict[str, float]:
     """Run it; return the exam's accuracy with its interval, and how old the answers were."""
-    folder, came_through = begin_anew(recipe(method, staleness))
+    folder, came_through = run_from_scratch(recipe(method, staleness))
     rows = steps_of(folder, "learned")
     age = sum(row["rollout/staleness_mean"] for row in rows) / max(1, len(rows))
     if came_through:

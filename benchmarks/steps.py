@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from benchmarks.conditions import conditions
-from benchmarks.runs import RUNS, begin_anew, steps_of
+from benchmarks.runs import RUNS, run_from_scratch, steps_of
 from benchmarks.turns import Paired, Side, in_turn, rounds_from
 
 RECIPE = Path("configs/quickstart.yaml")
@@ -44,7 +44,7 @@ def compare(num_rounds: int, num_steps: int) -> dict[str, Any]:
 
     def side(name: str) -> Side:
         def measure(number: int) -> float:
-            folder, came_through = begin_anew(recipe(STALENESS[name], 17 + number, num_steps))
+            folder, came_through = run_from_scratch(recipe(STALENESS[name], 17 + number, num_steps))
             if not came_through:
                 raise RuntimeError(f"{folder} did not come to its end; read grpo/latest/stage.log in it")
             runs[name].append(steps_of(folder, "grpo"))

@@ -6,7 +6,7 @@ A model of 5 M parameters answers 4 prompts of 256 tokens 8 times each, and ends
 token, 256 at most, which makes lengths with a heavy tail. Ours is a recipe, run as any other: answers by vLLM, weights
 to it after each step, rewards in a process of their own. TRL generates by transformers; its vLLM wants a GPU.
 
-A round is a run of each, with a median of its steps: what of ours takes part has started anew then, and so has TRL's.
+A round is a run of each, with a median of its steps: both sides start all that takes part again for it.
 """
 
 import argparse

@@ -84,8 +84,8 @@ def run_command(
         if folder.load() is not None and not resume:
             raise ConfigError(
                 f"{folder.root} holds a run already. To go on with it as it is: strop resume {folder.root}. To go on "
-                f"with the recipe as you have changed it: strop run {recipe} --resume. To keep it and run anew: --set "
-                f"name={config.name}-2. To start over: delete {folder.root}"
+                f"with the recipe as you have changed it: strop run {recipe} --resume. To keep it and start another: "
+                f"--set name={config.name}-2. To start over: delete {folder.root}"
             )
         _drive(config, folder, only, recipe.read_text())
 
@@ -109,7 +109,7 @@ def resume_command(run: RunPath, set_: Set = []) -> None:  # noqa: B006
 @app.command("status")
 def status_command(
     run: RunPath,
-    watch: Annotated[bool, typer.Option("--watch", help="Draw it anew each second, as long as it is driven.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw it each second, as long as it is driven.")] = False,
 ) -> None:
     """Say what is done, what runs and how well, and why what failed did: what is seen while a run goes on."""
     with readable_errors():

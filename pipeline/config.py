@@ -34,7 +34,7 @@ class RunConfig(RunFacts):
     """A cluster to join, such as `auto` or `10.0.0.1:6379`; none: Ray starts here. `RAY_ADDRESS` overrides it. What a
     cluster must have is in `docs/cluster.md`."""
     tracking: list[TrackerName] = Field(default_factory=list)
-    """Who gets the metrics, beside `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, `trackio`; a word or several.
+    """Who gets the metrics, besides `metrics.jsonl`: `tensorboard`, `wandb`, `mlflow`, `trackio`; a word or several.
     Logins, servers and projects come from the trackers' own environment variables (`WANDB_PROJECT`,
     `MLFLOW_TRACKING_URI`, ...); without, all goes to the project `strop`, below `runs/<name>/tracking`."""
     max_restarts: int = Field(default=2, ge=0)

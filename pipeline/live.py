@@ -1,4 +1,4 @@
-"""A run on a terminal while it goes on: the view, drawn anew each second, with what is printed meanwhile above it."""
+"""A run on a terminal while it goes on: the view, redrawn each second, with what is printed meanwhile above it."""
 
 import logging
 import os

@@ -71,7 +71,7 @@ def _fingerprint(identity: Identity) -> str:
 
 
 class Planner:
-    """Plans a recipe against what its run's folder holds, anew each time; what stages follow from is read once."""
+    """Plans a recipe against what its run's folder holds, read each time; what stages follow from is read once."""
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         """Read data, base model and code of rewards."""
@@ -111,13 +111,13 @@ def plan(
 
     The results of the stages in ``whole`` are there. ``manifests`` are the hashes of what stages have handed over,
     ``kept`` the steps of their newest checkpoints, of which one may prove damaged when it is loaded. What reads a stage
-    that is made anew is planned to run, too; should that come out the same to the last byte, a plan made then skips it.
+    that is made again is planned to run, too; if that comes out the same to the last byte, a plan made then skips it.
     """
     steps: list[Step] = []
     for name in ordered:
         before = state.stage(name) if state else StageState()
-        anew = [step.name for step in steps if step.action != "skip" and step.name in before.inputs]
-        action, why = _decision(before, identities[name], name in whole, manifests, anew)
+        again = [step.name for step in steps if step.action != "skip" and step.name in before.inputs]
+        action, why = _decision(before, identities[name], name in whole, manifests, again)
         if action == "continue" and name in kept:
             why = f"{why}; its newest checkpoint is of step {kept[name]}"
         steps.append(Step(name=name, action=action, why=why, identity=identities[name]))
@@ -125,7 +125,7 @@ def plan(
 
 
 def _decision(
-    before: StageState, identity: Identity, is_whole: bool, manifests: Mapping[str, str], anew: Sequence[str]
+    before: StageState, identity: Identity, is_whole: bool, manifests: Mapping[str, str], again: Sequence[str]
 ) -> tuple[Action, str]:
     """Return what to do with a stage, and why."""
     if before.attempts == 0:
@@ -133,11 +133,11 @@ def _decision(
     if changes := list(_changes(before.identity, identity)):
         return "run", f"changed since: {', '.join(changes)}"
     if remade := [source for source, read in before.inputs.items() if manifests.get(source) != read]:
-        return "run", f"it read what is no longer there: {_are(remade)} made anew"
+        return "run", f"it read what is no longer there: {_are(remade)} made again"
     if before.status == "done" and not is_whole:
         return "run", "what it made is no longer there, or not all of it"
-    if anew:
-        return "run", f"{_are(anew)} made anew, which it read"
+    if again:
+        return "run", f"{_are(again)} made again, which it read"
     if before.status == "done":
         return "skip", "done with this config, data and inputs"
     return (

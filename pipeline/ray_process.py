@@ -37,7 +37,7 @@ class RayError(RuntimeError):
 
 
 class RayProcess:
-    """A `pipeline.run.Launcher` whose Ray is started when it is needed, and started anew when it is lost."""
+    """A `pipeline.run.Launcher` whose Ray is started when it is needed, and started again when it is lost."""
 
     def __init__(
         self,

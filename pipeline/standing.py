@@ -146,7 +146,7 @@ def waits_of(attempt: Path) -> list[str]:
     """Return what the processes of an attempt wait for."""
     found: list[str] = []
     for file in sorted(attempt.glob("waits*.json")):
-        with suppress(OSError, ValueError, TypeError, KeyError):  # it is being written anew
+        with suppress(OSError, ValueError, TypeError, KeyError):  # it is being written again
             found += [str(Waiting(**waiting)) for waiting in json.loads(file.read_text())]
     return found
 

@@ -37,7 +37,7 @@ def say(text: str, *, on: Console = console, style: str = "") -> None:
 
 
 def has_view() -> bool:
-    """Say whether whoever looks on sees a terminal on which a view can be drawn over and over."""
+    """Say whether whoever looks on sees a terminal on which a view can be redrawn."""
     return sys.stdout.isatty() and not console.is_dumb_terminal
 
 

@@ -1,7 +1,7 @@
 """Metrics for trackers that people know: what stages write is read from disk and handed on.
 
 Each tracker has a thread of its own: one that fails or hangs holds up no stage. A run that goes on, goes on in the
-same tracker's run, where no step comes twice; a run of which a stage begins anew begins a new one, with all that the
+same tracker's run, where no step comes twice; a run of which a stage starts over begins a new one, with all that the
 other stages have written.
 """
 
@@ -79,8 +79,8 @@ class Tracking:
             self._record.ids |= {name: feed.opened() for name, feed in self._feeds.items()}
         except TrackingError as error:
             self._end(failed=True)
-            anew = f", or delete {folder / RECORD} to begin a new run there" if self._record.ids else ""
-            raise TrackingError(f"{error}{anew}") from error
+            way_out = f", or delete {folder / RECORD} to begin a new run there" if self._record.ids else ""
+            raise TrackingError(f"{error}{way_out}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +240,7 @@ def missing(config: RunConfig) -> Iterator[str]:
 def start(config: RunConfig, folder: RunFolder, steps: Sequence[Step], *, only: str | None = None) -> Tracking:
     """Start the trackers that the recipe names, for a run with this plan.
 
-    With ``only``, it takes no more of it than what leads to that stage: no other begins anew. Raises TrackingError
+    With ``only``, it takes no more of it than what leads to that stage: no other starts over. Raises TrackingError
     where one cannot be started, and ConfigError where there is no such stage.
     """
     place = folder.root / "tracking"
@@ -274,4 +274,4 @@ def _record(file: Path) -> Record:
     try:
         return Record(**json.loads(file.read_text())) if file.is_file() else Record()
     except (OSError, ValueError, TypeError) as error:
-        raise TrackingError(f"{file} cannot be read ({error}); delete it, and the trackers begin anew") from error
+        raise TrackingError(f"{file} cannot be read ({error}); delete it, and the trackers start over") from error

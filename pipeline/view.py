@@ -1,6 +1,6 @@
 """What is seen of a run: its stages in a table, and below it how those stand that run, failed or could not score.
 
-Drawn anew each second while a run goes on, printed once by `strop status`, and at the end of a run the table alone.
+Redrawn each second while a run goes on, printed once by `strop status`, and at the end of a run the table alone.
 What a recipe, a reward or an error calls itself is shown, and never acts: no markup, no control characters.
 """
 
@@ -70,7 +70,7 @@ SHOWN: Mapping[str, Sequence[tuple[str, str, Format]]] = {
 
 def view(standing: Standing, *, height: int | None = None) -> RenderableType:
     """Return a run's whole view; of many stages no more than ``height`` lines leave room for, and then no warnings:
-    what is drawn over and over has them printed above it."""
+    a view that is redrawn has them printed above it."""
     room = None if height is None else max(3, height - HEIGHT_OF_DETAILS)
     blocks = [block for stage in standing.stages for block in _block(stage, standing)]
     if height is None:

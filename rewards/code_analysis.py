@@ -55,5 +55,5 @@ def _price(deduct: Mapping[str, float], rule: str) -> float:
 
 
 def _ruff() -> str:
-    beside = Path(sys.executable).with_name("ruff")
-    return str(beside) if beside.exists() else "ruff"
+    installed = Path(sys.executable).with_name("ruff")
+    return str(installed) if installed.exists() else "ruff"

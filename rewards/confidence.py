@@ -1,6 +1,6 @@
 """The confidence reward: how likely was the answer to the policy that gave it? Needs no gold answer.
 
-Li et al. 2025 (RLSC, arXiv 2506.06395). Like the vote it strengthens what is there: keep a labelled exam beside it.
+Li et al. 2025 (RLSC, arXiv 2506.06395). Like the vote it strengthens what is there: keep a labelled exam next to it.
 """
 
 import math

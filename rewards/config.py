@@ -272,7 +272,7 @@ class ModelRewardConfig(RewardConfigBase):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`: the stage's first GPU, or the processor where there is none."""
     trust_remote_code: bool = False
-    """Whether code that lies beside the model may run."""
+    """Whether code in the model's folder may run."""
     gold_value: float | None = None
     """A logit has no full marks."""
 

@@ -15,7 +15,7 @@ def load(config: "FormatRewardConfig") -> RewardFunction:
     """Return a reward: 1.0 where the last turn's text has the tags, matches the pattern, or ends in a box, else 0.0.
 
     What the prompt has begun of the answer, such as `<think>`, is part of the text for tags; for a pattern the text may
-    match with it or without it. A pattern may backtrack for ever on some texts; the worker's deadline ends that.
+    match with it or without it. A pattern may backtrack without end on some texts; the worker's deadline ends that.
     """
     pattern = None if config.pattern is None else re.compile(config.pattern)
 

@@ -101,7 +101,7 @@ class Grader:
         return grade(self._rewards, question, runner, announce)
 
     async def answer_at_once(self, question: Sequence[Attempt], announce: Announce) -> Graded:
-        """Mark the group beside others."""
+        """Mark the group while others are marked."""
         return await grade_at_once(self._rewards, question, announce)
 
 

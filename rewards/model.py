@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rewards.config import ModelRewardConfig
 
 MANIFEST = "manifest.json"
-"""Beside a reward model of ours: its `score_probe` has conversations and what they were scored when it was saved."""
+"""Next to a reward model of ours: its `score_probe` has conversations and what they were scored when it was saved."""
 DRIFT = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 """How far a probe's score may lie from that, times its size where that is above 1; by the precision of computing."""
 
@@ -59,8 +59,8 @@ class RewardModel:
 
         ``columns`` are those of each conversation's row: the template is given the tools and settings among them.
         """
-        beside = columns or [{} for _ in conversations]
-        rows = [self.tokens(turns, row) for turns, row in zip(conversations, beside, strict=True)]
+        of_rows = columns or [{} for _ in conversations]
+        rows = [self.tokens(turns, row) for turns, row in zip(conversations, of_rows, strict=True)]
         by_length = sorted(range(len(rows)), key=lambda at: len(rows[at]))  # little padding in each batch
         logits = [0.0] * len(rows)
         for start in range(0, len(rows), self._batch_size):

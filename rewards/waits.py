@@ -68,7 +68,7 @@ class Wait:
         self._is_renewed = False
 
     def renew(self) -> None:
-        """Have the limit begin anew: something has come."""
+        """Have the limit start over: something has come."""
         self._start = time.monotonic()
         self._is_renewed = True
 
@@ -86,7 +86,7 @@ class Wait:
         self.what = what or self.what
         if self.elapsed_s >= self.limit_s:
             way_out = f"; {self._way_out}" if self._way_out else ""
-            raise self._fails(f"waited {self.limit_s:.3g} s for {self.what}, in vain{way_out}")
+            raise self._fails(f"timed out after {self.limit_s:.3g} s of waiting for {self.what}{way_out}")
         if time.monotonic() - self._said >= SAY_EVERY_S:
             self._said = time.monotonic()
             logger.info("waiting for %s", self._told())

@@ -45,7 +45,7 @@ class EngineModel:
     seed: int
     """Of the engine itself; each request carries its own."""
     trust_remote_code: bool = False
-    """Whether code that lies beside the model may run."""
+    """Whether code in the model's folder may run."""
     log_folder: Path | None = None
     """Where engine N of a pool writes `engine_N.log`; None: wherever its process writes."""
 

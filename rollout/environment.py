@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 class Environment(Protocol):
-    """The other side of one conversation. Made anew for each answer; has to survive pickling between its steps.
+    """The other side of one conversation. Each answer has its own; it has to survive pickling between its steps.
 
     It may have two attributes. ``tools``: JSON schemas of functions, which the chat template shows to the policy; of
-    the class. ``columns``: what rewards may read beside the row's own columns, as of the end of the conversation; of
+    the class. ``columns``: what rewards may read besides the row's own columns, as of the end of the conversation; of
     the instance, and of types that JSON has.
 
     Example::

@@ -1,7 +1,7 @@
 """No engine outlives its owner: vLLM's child processes end when the process that started them is gone.
 
 vLLM stops its children when it is closed, but a killed owner closes nothing, and the children would keep
-their memory (on a GPU: the card) for ever.
+their memory (on a GPU: the card) without end.
 """
 
 import os

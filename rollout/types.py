@@ -109,7 +109,7 @@ class Rollout:
     turns: tuple[Message, ...] = ()
     """With an environment: all that was said after the prompt."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """With an environment: what it tells rewards, beside the prompt's columns."""
+    """With an environment: what it tells rewards, besides the prompt's columns."""
 
     @property
     def messages(self) -> list[Message]:

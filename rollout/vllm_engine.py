@@ -80,7 +80,7 @@ class VLLMEngine:
             await self._while_alive(self._update(ticket, version))
 
     async def sleep(self) -> None:
-        """Free the GPU: weights and cache are given up, and allocated anew for the next weights."""
+        """Free the GPU: weights and cache are given up, and allocated again for the next weights."""
         from vllm.platforms import current_platform
 
         if self._is_asleep or current_platform.is_cpu():
@@ -116,7 +116,7 @@ class VLLMEngine:
     async def _end_late(self, name: str, deadline_s: float) -> None:
         """Abort a request at its deadline, again until it is gone: vLLM forgets what it has not registered yet.
 
-        Under its parent's id where it has several samples, else vLLM would keep the parent for ever.
+        Under its parent's id where it has several samples, else vLLM would keep the parent.
         """
         await asyncio.sleep(deadline_s)
         while True:
@@ -144,7 +144,7 @@ class VLLMEngine:
             await self._llm.resume_generation()
 
     async def _while_alive(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """Wait for vLLM, and look whether it lives: a killed core can leave its callers waiting for ever."""
+        """Wait for vLLM, and look whether it lives: a killed core can leave its callers waiting without end."""
         from vllm.v1.engine.exceptions import EngineDeadError as VLLMDeadError
 
         task = asyncio.ensure_future(call)

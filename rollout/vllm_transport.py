@@ -37,7 +37,7 @@ class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
 class Transfer(WeightTransferEngine):  # type: ignore[misc]
     """Loads all parameters, between the two halves of vLLM's layerwise reload.
 
-    The reload gives each layer back the parameters that it had before vLLM packed them, and packs them anew.
+    The reload gives each layer back the parameters that it had before vLLM packed them, and packs them again.
     Without it a CPU worker has no parameters to load into.
     """
 

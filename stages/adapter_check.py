@@ -1,6 +1,6 @@
 """Whether a recipe's adapters can be put on its base model: built for real, without weights, elsewhere. `check` asks.
 
-PEFT takes seconds to import, so a process of its own does it, beside what else is checked, and only for adapters that
+PEFT takes seconds to import, so a process of its own does it while other things are checked, and only for adapters that
 say more than their rank.
 """
 
@@ -53,7 +53,7 @@ class AdapterTrial:
         )
 
     def problems(self) -> Iterator[Problem]:
-        """Wait for what came of it."""
+        """Wait for the answer, and yield what is wrong."""
         if self._process is None:
             return
         try:

@@ -47,7 +47,7 @@ class FullParams(Config):
 
 
 class LoraParams(Config):
-    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it beside.
+    """A low-rank adapter trains, by PEFT; the finished artifact has it merged, and keeps it in `adapter/`.
 
     Embeddings and output layer that share a weight, and of which it taught one, are handed over apart.
     """

@@ -67,7 +67,7 @@ class Manifest(BaseModel):
     weights_sha256: str = ""
     """SHA-256 over this artifact's weights."""
     adapter: Literal["none", "merged"] = "none"
-    """`merged`: a low-rank adapter was trained and added to the weights; it lies beside them in `adapter/`."""
+    """`merged`: a low-rank adapter was trained and added to the weights; it lies next to them in `adapter/`."""
     probe: Probe | None = None
     score_probe: ScoreProbe | None = None
     """Of a reward model."""

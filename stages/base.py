@@ -45,7 +45,7 @@ class RunFacts(Config):
     engine: EngineConfig = Field(default_factory=VLLMEngineConfig)
     """Who generates: `{type: vllm}` or `{type: transformers}`."""
     trust_remote_code: bool = False
-    """Whether code that lies beside the base model may run."""
+    """Whether code in the base model's folder may run."""
 
     def identity(self, *, generates: bool) -> dict[str, Any]:
         """Return what of these facts decides what comes of a stage that starts engines, or of one that does not."""
@@ -140,7 +140,7 @@ ALONE = Rank(index=0, num=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """All that a stage may know beside its own config."""
+    """All that a stage may know besides its own config."""
 
     name: str
     """The stage's name in the recipe."""
@@ -163,7 +163,7 @@ class StageContext:
 
     @property
     def cache(self) -> Path:
-        """Where runs beside this one keep what they may take from each other."""
+        """Where other runs next to this one keep what they may take from each other."""
         return self.folder.parent.parent / ".cache"
 
     @property

@@ -109,7 +109,7 @@ def latest(root: Path) -> int | None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
     if damaged := sorted(path.name for path in root.glob(f"{DAMAGED}*")):
-        logger.error("no checkpoint in %s can be taken (%s): the stage begins anew", root, ", ".join(damaged))
+        logger.error("no checkpoint in %s can be taken (%s): the stage starts over", root, ", ".join(damaged))
     return None
 
 

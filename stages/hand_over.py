@@ -44,7 +44,7 @@ def save_policy(
     probes: Sequence[Sequence[int]],
     live: Callable[[Sequence[Sequence[int]]], Values] | None = None,
 ) -> Path:
-    """Publish the policy as this stage's output, proved. An adapter is merged into the weights, and kept beside them.
+    """Publish the policy as this stage's output, proved. An adapter is merged into the weights, and kept next to them.
 
     ``live`` gives the log-probabilities of the model that learned, where the policy may be a copy of it. The policy is
     used up: its weights are let go of before the folder is read, so that there are never two whole models in memory.

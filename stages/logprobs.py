@@ -19,7 +19,7 @@ def token_logprobs(
     ``temperature`` divides the logits, as it does where the tokens were sampled.
     """
     logits_BTV = model(input_ids=tokens_BT, attention_mask=attention_BT, use_cache=False).logits[:, :-1]
-    # Row by row, and computed anew in the backward pass: one row's float32 log-softmax is in memory at a time.
+    # Row by row, and computed again in the backward pass: one row's float32 log-softmax is in memory at a time.
     rows = zip(logits_BTV, tokens_BT[:, 1:], strict=True)
     return torch.stack([checkpoint(_gather, *row, temperature, use_reentrant=False) for row in rows])
 

@@ -184,13 +184,13 @@ def _instead(folder: Path) -> str:
     for pattern in PICKLES:
         if found := _first(folder, pattern):
             return (
-                f"{found} is a pickle, in which code can hide; save it anew as safetensors (from_pretrained, then "
+                f"{found} is a pickle, in which code can hide; save it again as safetensors (from_pretrained, then "
                 "save_pretrained of transformers)"
             )
     names = sorted(path.name for path in folder.iterdir())
     if shards := [name for name in names if name.endswith(".safetensors")]:
         return f"{shards[0]} goes by another name than {WEIGHTS}, and there is no {INDEX}; fetch the model again"
-    return f"it has {', '.join(names[:12]) or 'nothing'}; save the model anew with transformers, which writes one"
+    return f"it has {', '.join(names[:12]) or 'nothing'}; save the model again with transformers, which writes one"
 
 
 def _first(folder: Path, pattern: str) -> str | None:

@@ -20,7 +20,7 @@ MOST_FOR_EVA = 256
 def lora_config(params: FullParams | LoraParams, task: Literal["CAUSAL_LM", "SEQ_CLS"] = "CAUSAL_LM") -> Any:
     """Return PEFT's config of the adapter that is to train; None where every parameter is.
 
-    For `SEQ_CLS`, the fresh head trains as a whole beside it.
+    For `SEQ_CLS`, the fresh head trains as a whole.
     """
     if isinstance(params, FullParams):
         return None
@@ -53,7 +53,7 @@ def begin_by_data(model: Any, params: FullParams | LoraParams, sequences: Sequen
 
 
 class _Passes:
-    """Batches over and over, as EVA reads them until it knows enough, but not for ever."""
+    """Batches again and again, as EVA reads them until it knows enough; it has a last pass."""
 
     def __init__(self, batches: Sequence[dict[str, torch.Tensor]], sought: str) -> None:
         self._batches = batches

@@ -47,7 +47,7 @@ class TokenizerFiles:
     is_generic: bool
     """Whether the tokenizer's class adds nothing to what the files say."""
     has_own_code: bool
-    """Whether the tokenizer's class lies beside it."""
+    """Whether the tokenizer's class lies in the folder, as code."""
 
     def template_for(self, *, tools: bool) -> str:
         """Return the template that transformers takes: `tool_use` with tools where there is one, else `default`.
@@ -64,7 +64,7 @@ class TokenizerFiles:
             )
         raise ModelFolderError(
             f"the tokenizer in {self.folder} has no chat template, so prompts made of messages cannot be written "
-            f"as text; put a {TEMPLATE} beside it"
+            f"as text; put a {TEMPLATE} next to it"
         )
 
 
@@ -73,7 +73,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     settings = read_json_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if not settings and not (folder / TOKENIZER).is_file() and not has_other_format(folder):
         names = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise ModelFolderError(f"model folder {folder} holds no tokenizer; it has {names}. Save one beside the weights")
+        raise ModelFolderError(f"model folder {folder} has no tokenizer; it has {names}. Save one next to the weights")
     # special_tokens_map.json is of older versions: it counts where the config does not list the added tokens itself
     older = "added_tokens_decoder" not in settings and (folder / MAP).is_file()
     tokens = {**settings, **(read_json_object(folder / MAP) if older else {})}

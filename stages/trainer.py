@@ -89,7 +89,7 @@ def train(trainer: Any, config: SupervisedConfig, context: StageContext, early_s
     best = checkpoints.step_folder(context.checkpoints, early_stop.best)
     if found := checkpoints.damage(best):
         raise StageError(
-            f"the best checkpoint in the exam, {best}, is damaged: {found}; delete {context.folder} to begin anew"
+            f"the best checkpoint in the exam, {best}, is damaged: {found}; delete {context.folder} to start over"
         )
     load_weights(trainer.model, best)
     return early_stop.best

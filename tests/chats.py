@@ -1,4 +1,4 @@
-"""Tokenizers with the chat templates of real models, in `templates/`: written anew, and like theirs in what they do."""
+"""Tokenizers with the chat templates of real models, in `templates/`: written by us, and alike in what they do."""
 
 from functools import cache
 from pathlib import Path

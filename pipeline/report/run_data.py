@@ -80,7 +80,7 @@ def joined(attempts: Sequence[Sequence[Row]]) -> History:
 def spent(attempts: Sequence[Sequence[Row]], wall_s: float) -> dict[str, float]:
     """Return how many of a stage's seconds went into what, work that was lost with an attempt included.
 
-    Scores are waited for once all answers are there; until then, scoring goes on beside generating.
+    Scores are waited for once all answers are there; until then, scoring goes on while others generate.
     """
     seconds: defaultdict[str, float] = defaultdict(float)
     for row in (row for rows in attempts for row in rows):

@@ -68,7 +68,7 @@ def whole_run(runs: Sequence[RunData]) -> Iterator[Row]:
             title="Time by activity",
             panels=[Panel(title="", figure=time, told=_seconds(runs))],
             is_wide=True,
-            hint="Of all attempts, work that a kill undid included. What goes on beside learning takes no time here.",
+            hint="Of all attempts, work that a kill undid included. What goes on while it learns takes no time here.",
         )
     for quantity, panels in curves(runs):
         yield Row(title=quantity.title, panels=panels, hint=quantity.hint)

@@ -130,7 +130,7 @@ def fetch(ticket: Ticket, device: torch.device, worker: int) -> Iterator[tuple[s
 
 
 def _join(ticket: Ticket, *, rank: int, device: torch.device) -> Any:
-    """Make the group, once all have come. A group beside the process's own, if it has one."""
+    """Make the group, once all have come. It is another group than the process's own, if it has one."""
     timeout = timedelta(seconds=ticket["timeout_s"])
     store = dist.FileStore(ticket["meeting_point"], ticket["size"])
     store.set_timeout(timeout)

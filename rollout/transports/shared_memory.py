@@ -122,7 +122,7 @@ def _remove_if_unlocked(folder: Path) -> None:
 def _locked(folder: Path) -> int | None:
     """Return a descriptor that locks a folder; None where its run is alive, or it is another user's, or removed.
 
-    A run that starts beside this one may take a new folder for one that was left, as long as it is not locked.
+    A run that starts at the same time may take a new folder for one that was left, as long as it is not locked.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)

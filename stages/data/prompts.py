@@ -49,7 +49,7 @@ def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Pr
     if num_long and (data.too_long == "refuse" or not fitting):
         raise DataError(
             f"{num_long} of {len(prompts)} prompts of {data.path} have more than the {room} tokens that the engine's "
-            f"context leaves beside an answer; the longest has {longest}. Raise engine.max_model_tokens, lower "
+            f"context leaves for a prompt; the longest has {longest}. Raise engine.max_model_tokens, lower "
             "max_tokens, or leave them out by too_long: drop"
         )
     if num_long:

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 is given by name, the recipe's and the row's own, is in `chat_template_kwargs`, tools that it shows are in `tools`."""
 
 SHOWN = ("tools", "chat_template_kwargs")
-"""Columns that a chat template reads beside messages."""
+"""Columns that a chat template reads next to messages."""
 _ROLES = {"system", "developer", "user", "assistant", "tool"}
 _AUTHOR = {"prompt": "user", "completion": "assistant", "chosen": "assistant", "rejected": "assistant"}
 
@@ -129,7 +129,7 @@ def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]
             if surrogates.MAY_HOLD.search(line) and (found := surrogates.find(value)):
                 raise DataError(
                     f"{where}, {found}, half of a character (a lone surrogate), which cannot be made into tokens; the "
-                    "text was cut inside an emoji, say. Delete it, or write the row anew by "
+                    "text was cut inside an emoji, say. Delete it, or write the row again by "
                     "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
                 )
             count += 1
@@ -226,7 +226,7 @@ def _messages(value: Any, role: str, where: str) -> list[dict[str, Any]]:
             raise DataError(f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content'")
         if not is_call and not isinstance(turn.get("content"), str):
             raise DataError(
-                f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content', which may be null beside "
+                f"{where} holds {turn!r:.60}; a message has a 'role' and a text 'content', which may be null next to "
                 "'tool_calls' alone"
             )
         if turn.get("weight", 1) not in (0, 1):

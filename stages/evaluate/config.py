@@ -19,7 +19,7 @@ class TaskConfig(Config):
     max_tokens: int = Field(default=256, ge=1)
     """Longest answer, in tokens."""
     num_samples: int = Field(default=0, ge=0)
-    """Answers a problem at temperature 1, beside the greedy one; 0: greedy alone."""
+    """Answers a problem at temperature 1, besides the greedy one; 0: greedy alone."""
 
 
 class EarlyStopConfig(AnsweringStageConfig):

@@ -1,4 +1,4 @@
-"""Advantages: what each answer of a group is worth beside its siblings.
+"""Advantages: what each answer of a group is worth compared with its siblings.
 
 Shapes: N groups of a batch, of G answers each. Answers that could not be scored are no part of any statistic and get
 None. A group without signal, of which the config's docstring says when it is, gives None as a whole: it is to train

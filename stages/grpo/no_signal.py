@@ -1,4 +1,4 @@
-"""Why a batch teaches nothing: what all its answers have in common, and the way out."""
+"""Why a batch teaches nothing: what all its answers share, and the way out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ NAMES = {
         "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
     },
 }  # fmt: skip
-"""What a description is made of, beside the data types of tensors."""
+"""What a description is made of, besides the data types of tensors."""
 
 
 class TrustedReader(FileSystemReader):  # type: ignore[misc]

@@ -19,7 +19,7 @@ def read_head(
 ) -> Tensor:
     """Return [N, 1] log p(target), or [N, 2] with the entropy after it, in nats, in float32.
 
-    The distribution is softmax((states @ weight.T + bias) / temperature). Logits are computed anew going back.
+    The distribution is softmax((states @ weight.T + bias) / temperature). Logits are computed again going back.
     """
     dtype = torch.get_autocast_dtype(states_NH.device.type)
     if torch.is_autocast_enabled(states_NH.device.type):

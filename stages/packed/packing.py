@@ -3,7 +3,7 @@
 Shapes: S answers, R rows of a micro-batch, T tokens of its longest row, N sampled tokens of the answers in it.
 
 A row is a prompt and some of its answers, one after the other. Each answer sees the prompt and itself, as if it were
-alone, so the prompt of a group is computed once. Positions start anew at the prompt's length for each answer.
+alone, so the prompt of a group is computed once. Positions start again at the prompt's length for each answer.
 """
 
 from collections import defaultdict

@@ -161,7 +161,7 @@ def _row(group: RolloutGroup, pair: Pair) -> Row:
 
 
 def _asked(group: RolloutGroup) -> Row:
-    """Return the prompt, and what the chat template was given beside it."""
+    """Return the prompt, and what else the chat template was given."""
     return asked_of({**group.prompt.columns, "prompt": list(group.prompt.messages)})
 
 

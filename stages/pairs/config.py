@@ -109,7 +109,7 @@ class NearMiss(_Pairing):
 
 
 class Shorter(_Pairing):
-    """The shortest good answer against the longest: pairs that need no reward beside what is good at all."""
+    """The shortest good answer against the longest: pairs that need no reward besides what is good at all."""
 
     type: Literal["shorter"]
     good_from: float | None = None

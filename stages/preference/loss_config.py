@@ -32,7 +32,7 @@ class _AnyLoss(Config):
 
     @property
     def compares_neighbours(self) -> bool:
-        """Whether what is forwarded together decides what is learned, beside what takes a step together."""
+        """Whether what is forwarded together decides what is learned, besides what takes a step together."""
         return False
 
     def columns(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Log-probabilities under the reference, computed once for a set of answers and kept on disk for the runs to come.
 
 The file's name is a hash of everything they follow from: the reference's weights, the tokens, how they are cut and
-computed, the libraries. So what is found is never that of another reference; what cannot be read is computed anew.
+computed, the libraries. So what is found is never that of another reference; what cannot be read is computed again.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ class ReferenceCache:
     """One folder of such files."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """``identity`` is what the values follow from beside the tokens, as JSON."""
+        """``identity`` is what the values follow from besides the tokens, as JSON."""
         self._folder = folder
         self._identity = dict(identity)
         self._was_found = False
@@ -77,10 +77,10 @@ def _read(file: Path, num_rows: int) -> dict[str, Tensor] | None:
             found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
             digest = (opened.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
-        logger.warning("%s cannot be read (%s); the reference is computed anew", file, error)
+        logger.warning("%s cannot be read (%s); the reference is computed again", file, error)
         return None
     if digest != _digest(found) or any(len(values) != num_rows for values in found.values()):
-        logger.warning("%s is damaged; the reference is computed anew", file)
+        logger.warning("%s is damaged; the reference is computed again", file)
         return None
     return found
 

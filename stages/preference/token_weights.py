@@ -18,7 +18,7 @@ COLUMNS = ("chosen_weights", "rejected_weights")
 
 
 class WeightedCollator:
-    """TRL's collator, with `token_weights` [2B, T - 1] beside what it makes: those of tokens 1..T-1."""
+    """TRL's collator, with `token_weights` [2B, T - 1] added to what it makes: those of tokens 1..T-1."""
 
     def __init__(self, collator: Any) -> None:
         self._collator = collator

@@ -30,7 +30,7 @@ def run(config: PreferenceStage, context: StageContext) -> StageResult:
     start = objective.check_start(trainer, policy, context)
     if config.monitor is not None:
         watched = objective.watched(kept_apart, policy, config)
-        if watched.good and watched.bad:  # else nothing of them is left beside their prompts
+        if watched.good and watched.bad:  # else nothing of them is left after their prompts
             trainer.add_callback(MonitorCallback(watched, policy, config.monitor, config.loss.beta, context))
     with open_early_stop(config.early_stop, context, policy) as early_stop:
         version = train(trainer, config, context, early_stop)

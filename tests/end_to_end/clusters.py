@@ -30,7 +30,7 @@ CLOSE_TIMEOUT_S = 60.0
 
 
 class LoopbackCluster:
-    """Nodes with one processor each, beside a head that has none."""
+    """Nodes with one processor each, next to a head that has none."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = {

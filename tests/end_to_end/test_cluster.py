@@ -67,8 +67,11 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(cluster: LoopbackCluster, working: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the run of two ranks to which nothing happened, on one machine."""
     runs = tmp_path_factory.mktemp("alone")
-    beside = {**cluster.environment, "RAY_ADDRESS": ""}  # who names no cluster joins none, though one is on the machine
-    driver = begin("run", "ranks.yaml", "--runs", runs, cwd=working, environment=beside)
+    elsewhere = {
+        **cluster.environment,
+        "RAY_ADDRESS": "",
+    }  # none is joined unnamed, though one is on the machine
+    driver = begin("run", "ranks.yaml", "--runs", runs, cwd=working, environment=elsewhere)
     told, said = driver.communicate(timeout=300)
     assert driver.returncode == 0, told + said
     return runs / "ranks"

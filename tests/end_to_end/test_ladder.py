@@ -16,7 +16,7 @@ from tests.end_to_end.runs import ROOT, strop
 pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 LEARNED = {"dpo": "dpo", "odpo": "odpo", "kto": "kto", "online_dpo": "online_dpo", "reward_model": "policy"}
-"""The stage of each recipe whose model takes the exam beside the SFT model."""
+"""The stage of each recipe whose model takes the exam next to the SFT model."""
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def the_learner_forgets_its_optimizer() -> None:
     LearnerState.load = forgetful  # type: ignore[method-assign]
 
 
-def prompts_begin_anew() -> None:
+def prompts_start_over() -> None:
     PromptSource.load_state_dict = _nothing  # type: ignore[method-assign]
 
 

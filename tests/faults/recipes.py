@@ -23,7 +23,7 @@ NOT_OF_THE_WORK = {
     "preference/reference_was_on_disk",  # an attempt finds what the one before it computed
     "reward/queue_groups_max",  # how many groups waited for a reward's worker is a matter of who was faster
 }
-"""Metrics that are of time or chance by their nature, beside those that say so by their unit."""
+"""Metrics that are of time or chance by their nature, besides those that say so by their unit."""
 
 
 def write_every_kind(root: Path) -> Path:

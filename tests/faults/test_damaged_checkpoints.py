@@ -59,7 +59,7 @@ def test_a_stage_all_of_whose_checkpoints_are_damaged_begins_anew_and_says_so(
     both = _checkpoints(folder, name)
     for checkpoint in both:
         _damage(checkpoint / MARKER, "flipped")
-    says = [f"no checkpoint in {both[0].parent} can be taken", "the stage begins anew"]
+    says = [f"no checkpoint in {both[0].parent} can be taken", "the stage starts over"]
     assert not list(_resumed(runs, stage, folder, aside=both, says=says))
 
 

@@ -64,7 +64,7 @@ def test_a_stage_killed_anywhere_ends_as_if_it_had_not_been(
         ("a_trainer_forgets_its_random_state", "adapter"),  # whose dropout draws
         ("a_trainer_forgets_its_optimizer", "sft"),
         ("the_learner_forgets_its_optimizer", "grpo"),
-        ("prompts_begin_anew", "grpo"),
+        ("prompts_start_over", "grpo"),
     ],
 )
 def test_a_resume_that_forgets_something_is_found_out(defect: str, name: str, runs: Runs, tmp_path: Path) -> None:

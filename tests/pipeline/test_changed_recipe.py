@@ -191,7 +191,7 @@ CHANGES: dict[str, tuple[Callable[[Recipe], None], dict[str, Told | None]]] = {
         },
     ),
     "source of a reward": (
-        edited("own_reward.py", "# marks anew\n"),
+        edited("own_reward.py", "# marks otherwise\n"),
         {"pairs": changed_since("code of reward marks"), "dpo": changed_since("input pairs")},
     ),
     "parameter of a reward": (
@@ -228,9 +228,9 @@ def test_after_a_kill_a_changed_recipe_re_runs_what_follows_from_the_change_says
     launcher = Launcher()
     run(changed, folder, lambda: launcher, Silent())
     assert set(launcher.begun) == {name for name, (action, _) in expected.items() if action != "skip"}
-    begun_anew = {name for name, (action, _) in expected.items() if action == "run" and name in AS_LEFT} - {"grpo"}
-    assert {path.name for path in folder.root.glob("*.old-*")} == {f"{name}.old-1" for name in begun_anew}
-    for name in begun_anew:
+    started_over = {name for name, (action, _) in expected.items() if action == "run" and name in AS_LEFT} - {"grpo"}
+    assert {path.name for path in folder.root.glob("*.old-*")} == {f"{name}.old-1" for name in started_over}
+    for name in started_over:
         assert (folder.root / f"{name}.old-1" / "checkpoints" / "step_000002").is_dir()
         assert [path.name for path in folder.stage(name).glob("attempt_*")] == ["attempt_001"]
     assert (folder.stage("sft") / "output" / "manifest.json").is_file(), "nothing reads it, but it was computed"

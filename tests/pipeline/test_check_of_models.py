@@ -115,7 +115,7 @@ def deepspeed(folder: Path) -> None:
         (gguf, ["model-Q4_K_M.gguf is weights for llama.cpp"]),
         (of_its_maker, ["consolidated.00.pth is a checkpoint in its maker's own format"]),
         (of_its_maker_in_safetensors, ["consolidated.safetensors is a checkpoint in its maker's own format"]),
-        (pickled, ["pytorch_model.bin is a pickle", "save it anew as safetensors"]),
+        (pickled, ["pytorch_model.bin is a pickle", "save it again as safetensors"]),
         (shards_missing, ["1 of 2 files that it names are missing, such as model-00002-of-00002.safetensors"]),
         (index_missing, ["model-00001-of-00002.safetensors goes by another name", "there is no"]),
         (hub_cache, ["a model lies in its folder snapshots/8d3f", "set model: "]),

@@ -79,13 +79,21 @@ def test_what_read_a_result_that_is_made_anew_runs_again(data: Path) -> None:
         return [(step.action, step.why) for step in steps]
 
     skip = ("skip", "done with this config, data and inputs")
-    anew = ("run", "it read what is no longer there: a is made anew")
-    after = ("run", "b is made anew, which it read")
+    again = ("run", "it read what is no longer there: a is made again")
+    after = ("run", "b is made again, which it read")
     assert decided("manifest 1", {"a", "b", "c"}) == [skip, skip, skip]
     gone = ("run", "what it made is no longer there, or not all of it")
-    assert decided(None, {"b", "c"}) == [gone, anew, after]  # the result of a was deleted
-    assert decided("manifest 1", {"b", "c"}) == [gone, ("run", "a is made anew, which it read"), after]  # or half of it
-    assert decided("manifest 2", {"a", "b", "c"}) == [skip, anew, after]  # it was made anew, then the driver was killed
+    assert decided(None, {"b", "c"}) == [gone, again, after]  # the result of a was deleted
+    assert decided("manifest 1", {"b", "c"}) == [
+        gone,
+        ("run", "a is made again, which it read"),
+        after,
+    ]  # or half
+    assert decided("manifest 2", {"a", "b", "c"}) == [
+        skip,
+        again,
+        after,
+    ]  # made again, then the driver was killed
 
 
 def test_a_stage_of_which_the_record_is_lost_says_that_its_folder_is_set_aside(data: Path) -> None:

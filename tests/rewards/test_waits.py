@@ -13,7 +13,7 @@ from rewards.waits import Wait, WaitError, current
 
 def test_a_wait_ends_at_its_limit_with_the_name_of_what_did_not_come() -> None:
     start = time.monotonic()
-    fails = pytest.raises(WaitError, match=r"waited 0.2 s for the moon, in vain; look up")
+    fails = pytest.raises(WaitError, match=r"timed out after 0.2 s of waiting for the moon; look up")
     with fails, Wait("the moon", 0.2, way_out="look up") as wait:
         wait.result_of(Future[int]())
     assert 0.2 <= time.monotonic() - start < 2

@@ -90,7 +90,7 @@ def test_requests_carry_the_sampling_and_seeds_of_their_own_that_repeat() -> Non
 
 def test_scores_that_never_come_end_in_an_error_that_counts_them() -> None:
     collector = make(FakePool(SCRIPT), FakeScorer(VALUES, hangs=True), score_timeout_s=0.05)
-    with pytest.raises(RolloutError, match="3 of 3 groups to be scored, in vain; a reward hangs"):
+    with pytest.raises(RolloutError, match="3 of 3 groups to be scored; a reward hangs"):
         collector.collect(PROMPTS, 2, seed=0)
 
 

@@ -59,7 +59,7 @@ def test_what_waits_for_its_turn_is_not_late() -> None:
 
 def test_what_takes_too_long_by_itself_is() -> None:
     pool = pool_of(Slow(0.5))
-    with pytest.raises(RolloutError, match=r"waited 0.1 s for the engine to score probes, in vain"):
+    with pytest.raises(RolloutError, match=r"timed out after 0.1 s of waiting for the engine to score probes"):
         pool.logprobs([[1]], timeout_s=0.1)
     pool.close()
 

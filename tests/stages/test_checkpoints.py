@@ -95,9 +95,9 @@ def test_a_version_whose_marker_was_damaged_is_set_aside_too_and_if_none_is_left
     (checkpoints.step_folder(tmp_path, 5) / checkpoints.MARKER).write_bytes(content)
     assert checkpoints.steps(tmp_path) == []
     assert checkpoints.latest(tmp_path) is None
-    damaged, anew = caplog.records
-    assert {damaged.levelname, anew.levelname} == {"ERROR"}
-    assert "COMPLETE cannot be read" in damaged.message and "the stage begins anew" in anew.message
+    damaged, again = caplog.records
+    assert {damaged.levelname, again.levelname} == {"ERROR"}
+    assert "COMPLETE cannot be read" in damaged.message and "the stage starts over" in again.message
     assert (tmp_path / "damaged_step_000005" / "model").is_file()
 
 

@@ -115,7 +115,7 @@ def test_a_prompt_of_null_is_none(tmp_path: Path) -> None:
         ({"messages": [USER, ANSWER], "instruction": "Add.", "output": "2"}, "a conversation and 'instruction'"),
         ({"conversations": [{"from": "narrator", "value": "?"}]}, "a turn is from 'narrator'; known are human"),
         ({"messages": [USER]}, "a conversation that ends with a turn of 'user', so there is no answer to learn"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, "which may be null beside 'tool_calls' alone"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "which may be null next to 'tool_calls' alone"),
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "a turn of weight 0.5"),
         ({"messages": [USER, {**ANSWER, "content": None, "tool_calls": [{"id": 1}]}]}, "a tool call is {'id': 1}"),
         ({"messages": [USER, ANSWER], "tools": "[{]"}, "'tools' holds .* which is not JSON"),
