@@ -168,7 +168,17 @@ def _draft(chat: Chat, row: Row, turns: Sequence[Message], at: int) -> _Draft:
             f"{place_of(row)}: the tokens of turn {at + 1} cannot be told from those before it; the chat template "
             f"writes {whole[len(context) :]!r:.80} after {context[-40:]!r}"
         )
-    return _Draft(prompt_ids=tuple(asked), context=context, whole=whole, token_ids=token_ids, given=[])
+    kept = token_ids[: _num_to_end(chat, token_ids)]
+    whole = whole.removesuffix(chat.decode(token_ids[len(kept) :]))
+    return _Draft(prompt_ids=tuple(asked), context=context, whole=whole, token_ids=kept, given=[])
+
+
+def _num_to_end(chat: Chat, token_ids: Sequence[int]) -> int:
+    """Return how many of a turn's tokens there are up to the first that ends it; what only ends it again is no part."""
+    at = len(token_ids)
+    while at and (token_ids[at - 1] in chat.eos_ids or not chat.decode(token_ids[at - 1 : at]).strip()):
+        at -= 1
+    return next((end + 1 for end in range(at, len(token_ids)) if token_ids[end] in chat.eos_ids), len(token_ids))
 
 
 def _answered(chat: Chat, row: Row, turns: Sequence[Message], context: str) -> str | None:

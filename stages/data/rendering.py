@@ -20,6 +20,11 @@ LONGEST_OPENING = 400
 class Chat(Protocol):
     """A model's tokenizer with its chat template."""
 
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Tokens that end a turn; none where they are not known."""
+        ...
+
     def render(
         self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Tools | None = None, **settings: Any
     ) -> str:
@@ -40,6 +45,8 @@ class TokenizerChat:
     """A `Chat` by a tokenizer of transformers'."""
 
     tokenizer: Any
+    eos_ids: tuple[int, ...] = ()
+    """Tokens that end a turn."""
 
     def render(self, messages: Sequence[Message], **given: Any) -> str:
         """As transformers does."""

@@ -46,7 +46,7 @@ class Paired:
     def trainer(self, rows: Sequence[Row], policy: Policy, config: PreferenceStage, context: StageContext) -> Any:
         """Return TRL's, its reference computed and raised by the offsets."""
         assert not isinstance(config.loss, KTOLoss)
-        chat = TokenizerChat(policy.tokenizer)
+        chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
         pairs = (_in_tokens(chat, row, config) for row in rows)
         return PairTrainer(
             model=policy.model,
@@ -99,7 +99,7 @@ class Paired:
         """Return some pairs."""
         assert config.monitor is not None
         chosen = rows[:: max(1, len(rows) // config.monitor.num_prompts)][: config.monitor.num_prompts]
-        return watched_pairs(chosen, TokenizerChat(policy.tokenizer), config.max_tokens)
+        return watched_pairs(chosen, TokenizerChat(policy.tokenizer, policy.eos_ids), config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:
         """Return prompts with their chosen answers."""

@@ -46,7 +46,7 @@ class Unpaired:
         """Return TRL's, with the weights of the two classes."""
         assert isinstance(config.loss, KTOLoss)
         desirable, undesirable = class_weights(rows, config.loss)
-        chat = TokenizerChat(policy.tokenizer)
+        chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
         answers = ({**in_tokens(chat, row, ["completion"]), "label": bool(row["label"])} for row in rows)
         return AnswerTrainer(
             model=policy.model,
@@ -95,7 +95,7 @@ class Unpaired:
         assert config.monitor is not None
         num = config.monitor.num_prompts
         sides = [[row for row in rows if bool(row["label"]) is label][:num] for label in (True, False)]
-        chat = TokenizerChat(policy.tokenizer)
+        chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
         return watched_answers([row for side in sides for row in side], chat, config.max_tokens)
 
     def token_ids(self, trainer: Any, num: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     """Teach the policy to answer as the data set does."""
     rows = load_rows(config.data, config.needs_columns)
     policy = load_policy(context)
-    chat = TokenizerChat(policy.tokenizer)
+    chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
     learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
     first, data = list(islice(learned, max(NUM_PROBED, MOST_FOR_EVA))), Counter[str]()
     tokens = (in_trl(example) for example in _counted(chain(first, learned), data))

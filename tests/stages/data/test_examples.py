@@ -8,7 +8,7 @@ import pytest
 
 from stages.data.config import DataSetConfig
 from stages.data.examples import Example, answer, examples, merges
-from stages.data.rendering import Chat, longer_than, prompt_ids
+from stages.data.rendering import Chat, TokenizerChat, longer_than, prompt_ids
 from stages.data.rows import DataError, Row, load_rows
 from tests.chats import TEMPLATES, chat_of
 
@@ -279,3 +279,21 @@ def test_rows_that_may_be_long_are_counted_with_all_that_the_template_writes() -
     assert dict(longer_than(chat, 1, rows)) == dict(enumerate(lengths))
     assert list(longer_than(chat, lengths[0], rows)) == [(2, lengths[2])]
     assert [at for at, _ in longer_than(chat, 10_000, rows, "completion")] == []
+
+
+def test_a_turn_ends_at_the_first_token_that_ends_it() -> None:
+    """As Phi-3's template, which ends a conversation a second time."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<|im_start|>assistant\n' if add_generation_prompt else '<pad>' }}"
+    )
+    tokenizer = chat_of("qwen3", template).tokenizer
+    chat = TokenizerChat(tokenizer, (tokenizer.eos_token_id, tokenizer.pad_token_id))
+    [example] = examples(chat, {"prompt": [ASKED, ANSWER, AGAIN], "completion": [LATER]}, "completion", "all")
+    segments = [
+        ("<|im_start|>user\nweather in Paris?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("It is sunny.<|im_end|>", True),
+        ("\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("3 stars.<|im_end|>", True),
+    ]
+    assert_is(example, segments, chat)
