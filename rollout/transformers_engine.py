@@ -31,8 +31,9 @@ class TransformersEngine:
         self._config = config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         architecture = AutoConfig.from_pretrained(model.folder, trust_remote_code=model.trust_remote_code)
-        architecture.tie_word_embeddings = architecture.get_text_config().tie_word_embeddings = False  # as vLLM's: a
-        # head comes under its own name, and an adapter may have taught it and the embeddings apart
+        # As in vLLM a head has its own weights, sent under its own name: an adapter may have taught it and the
+        # embeddings apart.
+        architecture.tie_word_embeddings = architecture.get_text_config().tie_word_embeddings = False
         dtype = getattr(torch, model.precision)
         fresh = AutoModelForCausalLM.from_config(architecture, dtype=dtype, trust_remote_code=model.trust_remote_code)
         self._model = fresh.to(self._device).eval()

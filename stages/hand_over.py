@@ -111,7 +111,7 @@ def to_plain(model: Any, precision: Precision, proof: Proof, said_by: Say) -> An
     if isinstance(model, peft.PeftModel):
         try:
             model = merged(model)
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:  # PEFT's refusals
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # PEFT's refusals
             raise broken("merge", f"PEFT cannot merge this adapter: {error}") from error
         proof.after("merge", said_by(model))
     settle_tie(model)

@@ -38,7 +38,7 @@ def test_reading_a_recipe_imports_nothing_that_it_names(tmp_path: Path, monkeypa
     assert not (tmp_path / "was_here").exists() and "named_in_a_recipe" not in sys.modules
 
 
-def test_code_beside_a_model_does_not_run_unless_the_recipe_says_so(tmp_path: Path) -> None:
+def test_code_in_a_model_s_folder_does_not_run_unless_the_recipe_says_so(tmp_path: Path) -> None:
     config = load_config(
         write_recipe(
             tmp_path / "r.yaml", name="r", model="m", stages={"s": {"kind": "sft", "data": "d", "num_steps": 1}}

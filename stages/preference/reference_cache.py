@@ -19,6 +19,9 @@ from torch import Tensor, tensor
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 10_000
+"""Rows whose tokens are Python's integers at a time."""
+
 
 class NoReference:
     """What stands in its place where a policy is held to none: a reference that gives any answer a probability of 1."""
@@ -65,7 +68,9 @@ class ReferenceCache:
     def _key(self, dataset: Dataset) -> str:
         digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode())
         for name in sorted(name for name in dataset.column_names if name.endswith(("_ids", "_weights", "_mask"))):
-            digest.update(json.dumps([name, list(dataset[name])]).encode())
+            digest.update(name.encode())
+            for part in dataset.select_columns([name]).iter(AT_ONCE):
+                digest.update(json.dumps(part[name]).encode())
         return digest.hexdigest()[:32]
 
 

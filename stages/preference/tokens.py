@@ -37,6 +37,12 @@ def cut(example: Example, max_tokens: int) -> Example | None:
     return kept if any(kept.learned) else None
 
 
+def is_learned(row: Mapping[str, Any], max_tokens: int) -> bool:
+    """Say whether something is learned of each answer of a row in tokens, as long as training takes it."""
+    room = max(0, max_tokens - len(row["prompt_ids"]))
+    return all(any(row[name][:room]) for name in MASKS if name in row)
+
+
 class MaskedCollator:
     """TRL's collator, which takes all of an answer for learned, corrected by the masks of the examples."""
 

@@ -10,7 +10,7 @@ from stages.data.rows import Row
 from stages.preference.reference_cache import NoReference, ReferenceCache
 from stages.preference.shared_prompt import NOT_COMPUTED, SharedPrompts
 from stages.preference.token_weights import COLUMNS, Weighing, WeightedCollator, require_one_a_token
-from stages.preference.tokens import MASKS, MaskedCollator
+from stages.preference.tokens import MASKS, MaskedCollator, is_learned
 
 
 class _TakesTokens:
@@ -29,8 +29,8 @@ class _TakesTokens:
         return self.reference.through(dataset, lambda: compute(dataset, name, batch_size))
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
-        """Leave out, as TRL does, what leaves no room for an answer."""
-        return dataset.filter(lambda row: len(row["prompt_ids"]) < args.max_length)
+        """Leave out rows with an answer of which nothing is learned: it would count as one of probability 1."""
+        return dataset.filter(lambda row: is_learned(row, args.max_length))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]

@@ -55,7 +55,7 @@ def test_all_our_packages_are_known() -> None:
 
 
 @pytest.mark.processes
-def test_rewards_work_beside_such_files_and_those_in_them_are_refused_by_name(folder: Path) -> None:
+def test_rewards_work_next_to_such_files_and_those_in_them_are_refused_by_name(folder: Path) -> None:
     right = strop(folder, "check", recipe(folder, "mine:odd"))
     assert right.returncode == 0, right.stderr
     wrong = strop(folder, "check", recipe(folder, "rewards:odd"))
@@ -72,7 +72,7 @@ def test_a_module_that_another_one_hides_is_named_with_it(folder: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_run_goes_through_beside_such_files(folder: Path) -> None:
+def test_a_run_goes_through_next_to_such_files(folder: Path) -> None:
     done = strop(folder, "run", recipe(folder, "mine:odd"), "--runs", "runs")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "runs" / "r" / "grpo" / "output" / "manifest.json").is_file()

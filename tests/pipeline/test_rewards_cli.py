@@ -34,7 +34,7 @@ def answers(tmp_path: Path) -> Path:
     return write(tmp_path / "d.jsonl", *({"prompt": "3+4", "completion": text, "answer": "7"} for text in texts))
 
 
-def test_score_prints_a_line_an_attempt_and_a_summary_beside(answers: Path) -> None:
+def test_score_prints_a_line_an_attempt_and_a_summary(answers: Path) -> None:
     result = strop("score", "--reward", "math", "--reward", "{type: format, weight: 0.5}", "--data", answers)
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in result.stdout.splitlines()]

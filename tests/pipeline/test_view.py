@@ -114,7 +114,7 @@ def test_a_run_that_has_not_begun_is_all_waiting(tmp_path: Path) -> None:
     assert seen(folder).count("waiting") == 3
 
 
-def test_exams_stand_beside_the_stages_and_running_ones_among_the_rewards(tmp_path: Path) -> None:
+def test_exams_stand_next_to_the_stages_and_running_ones_among_the_rewards(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", sft=DONE, grpo=DONE, exam=DONE)
     half = Estimate(mean=0.495, low=0.465, high=0.526, num=1024)
     folder.save_result("exam", StageResult(exams={"sft": {"dev/accuracy": half}}))

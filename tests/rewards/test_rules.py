@@ -82,7 +82,7 @@ def test_choice_refuses_a_gold_answer_that_is_no_letter() -> None:
         marks(reward(type="choice"), "B", answer="Paris")
 
 
-def test_format_by_tags_wants_each_once_in_order_and_nothing_beside() -> None:
+def test_format_by_tags_wants_each_once_in_order_and_nothing_else() -> None:
     texts = [
         "<think>a</think><answer>b</answer>", " <think>a</think>\n<answer>b</answer>\n",
         "<answer>b</answer><think>a</think>", "<think>a</think> so <answer>b</answer>",

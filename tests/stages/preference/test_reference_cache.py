@@ -47,7 +47,7 @@ def test_other_weights_other_tokens_and_another_order_are_another_reference(tmp_
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_file_is_computed_anew_and_said(
+def test_a_damaged_file_is_computed_again_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     reference = Reference()

@@ -13,7 +13,7 @@ from stages.data.rendering import TokenizerChat
 from stages.logprobs import sequence_logprobs
 from stages.models import load_policy
 from stages.preference.config import PreferenceStage
-from stages.preference.tokens import MaskedCollator, cut, in_tokens
+from stages.preference.tokens import MaskedCollator, cut, in_tokens, is_learned
 from stages.preference.train import run
 from tests.chats import chat_of
 from tests.models import write_tiny_model
@@ -40,13 +40,19 @@ def stage(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> Prefere
     return PreferenceStage.model_validate({**base, "max_tokens": 96, "monitor": {"max_tokens": 2}, **changes})
 
 
-def test_a_pair_in_tokens_has_a_mask_beside_each_side() -> None:
+def test_a_pair_in_tokens_has_a_mask_for_each_side() -> None:
     chat = chat_of("llama3")
     row = in_tokens(chat, pairs()[0], ("chosen", "rejected"))
     assert row["prompt_ids"] == list(answer(chat, pairs()[0], "chosen").prompt_ids)
     learned = [token for token, bit in zip(row["chosen_ids"], row["chosen_mask"], strict=True) if bit]
     assert chat.decode(learned) == "0+1<|eot_id|>42<|eot_id|>"
     assert (chat.decode(row["rejected_ids"]), set(row["rejected_mask"])) == ("7<|eot_id|>", {1})
+
+
+@pytest.mark.parametrize(("max_tokens", "learned"), [(2, False), (3, False), (4, True), (9, True)])
+def test_a_pair_is_learned_where_something_of_both_answers_fits(max_tokens: int, learned: bool) -> None:
+    row = {"prompt_ids": [1, 2], "chosen_mask": [0, 1, 1], "rejected_mask": [1, 1]}
+    assert is_learned(row, max_tokens) == learned
 
 
 def test_a_collator_takes_out_what_is_masked_where_it_is_not_cut() -> None:
