@@ -30,7 +30,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
     learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
     first, data = list(islice(learned, max(NUM_PROBED, MOST_FOR_EVA))), Counter[str]()
-    tokens = (in_trl(example) for example in _counted(chain(first, learned), data))
+    tokens = (in_trl(example) for example in counted(chain(first, learned), config.max_tokens, data))
     trainer = trl.SFTTrainer(
         model=policy.model,
         args=to_trl(config, context),
@@ -62,9 +62,13 @@ def in_trl(example: Example) -> dict[str, Any]:
     return {"input_ids": example.whole_ids, "labels": [-100] * len(example.prompt_ids) + labels}
 
 
-def _counted(examples: Iterable[Example], data: Counter[str]) -> Iterator[Example]:
-    """Yield the examples, and count them and the tokens that are learned of them, as metrics."""
+def counted(examples: Iterable[Example], max_tokens: int, data: Counter[str]) -> Iterator[Example]:
+    """Yield the examples; count, as metrics, those of which something is learned, and their learned tokens.
+
+    What is beyond ``max_tokens`` is cut, and TRL leaves out an example of which nothing that is learned remains.
+    """
     for example in examples:
-        data["data/examples"] += 1
-        data["data/learned_tokens"] += sum(example.learned)
+        num_learned = sum(example.learned[: max(0, max_tokens - len(example.prompt_ids))])
+        data["data/examples"] += num_learned > 0
+        data["data/learned_tokens"] += num_learned
         yield example
