@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from rewards.config import RewardConfig
 from stages.data.config import DataSetConfig
-from stages.data.rows import DataError, Row, places_of, reward_columns
+from stages.data.rows import DataError, Row, place_of, reward_columns
 
 NAMED_ROWS = 5
 """How many rows an error names."""
@@ -27,9 +27,10 @@ def check_marked(data: DataSetConfig, rows: Sequence[Row], rewards: Sequence[Rew
     if rewards and unmarked:
         needs = " or ".join(f"{' and '.join(map(repr, each.columns()))} for {each.label!r}" for each in rewards)
         own = sorted(name for name, value in rows[unmarked[0]].items() if value is not None)
+        places = [place_of(rows[at]).rpartition(", ")[2] for at in unmarked[:NAMED_ROWS]]
         more = f" and {len(unmarked) - NAMED_ROWS} more rows" if len(unmarked) > NAMED_ROWS else ""
         raise DataError(
-            f"no reward applies to {', '.join(places_of(data, unmarked[:NAMED_ROWS]))}{more} of {data.path}: a row "
+            f"no reward applies to {', '.join(places)}{more} of {data.path}: a row "
             f"needs {needs}, and the first of these has no more than {', '.join(map(repr, own))}. Give the rows what "
             "is missing, leave them out, or add a reward for them"
         )

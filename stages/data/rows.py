@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,6 @@ def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
         if all(row.get(ours) is None for row in rows):
             raise DataError(f"no row of {config.path} has column {theirs.column!r}, which is to be {ours!r}")
     return rows
-
-
-def places_of(config: DataSetConfig, rows: Sequence[int]) -> list[str]:
-    """Return where rows stand, given by their number from 0, in the words that errors have: `line 7`."""
-    source = _read_file(config) if config.is_file else _read_hub(config)
-    wanted, last = set(rows), max(rows, default=-1)
-    return [where.rpartition(", ")[2] for at, (where, _) in enumerate(islice(source, last + 1)) if at in wanted]
 
 
 def fingerprint(config: DataSetConfig) -> str:
