@@ -130,6 +130,7 @@ def prompts_of(context: StageContext, config: AnsweringStageConfig, role: str, t
         tokenizer,
         room=config.room(role, context.facts.engine),
         tools=tools_of(config.environment, config.scoring),
+        alive=context.metrics.alive,
     )
 
 

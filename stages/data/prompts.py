@@ -1,7 +1,7 @@
 """Rows become prompts: messages through the chat template, with a name that is the same in every run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from rewards.config import RewardConfig
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
 from stages.data.marking import check_marked, column_names
-from stages.data.rendering import Chat, TokenizerChat, Tools, opening, prompt_ids
+from stages.data.rendering import Chat, TokenizerChat, Tools, opening, prompt_text
 from stages.data.rows import DataError, Row, load_rows, place_of, reward_columns, row_id
 
 logger = logging.getLogger(__name__)
@@ -23,18 +23,26 @@ def load_prompts(
     *,
     room: int,
     tools: Tools | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> list[Prompt]:
     """Return the data set's prompts; rows that are the same row twice get names of their own.
 
     ``tools`` are JSON schemas of an environment's functions, which the chat template shows to the policy; a row that
     has `tools` of its own shows those of them. Columns other than the prompt go along for the rewards, None where the
     row has none. A prompt of more than ``room`` tokens is dropped where the config says so. Raises DataError for one
-    that is not, where none is left, and for rows that no reward applies to.
+    that is not, where none is left, and for rows that no reward applies to. ``alive`` is called every thousand rows.
     """
     rows = load_rows(data, needs)
     check_marked(data, rows, rewards)
     names, chat = column_names(rows), TokenizerChat(tokenizer)
-    prompts = _with_room(data, [_prompt(row, names, chat, tools) for row in rows], room)
+
+    def made() -> Iterator[Prompt]:
+        for at, row in enumerate(rows, start=1):
+            yield _prompt(row, names, chat, tools)
+            if at % 1000 == 0:
+                alive()
+
+    prompts = _with_room(data, list(made()), room)
     seen: dict[str, int] = {}
     for at, prompt in enumerate(prompts):
         seen[prompt.id] = seen.get(prompt.id, 0) + 1
@@ -60,11 +68,12 @@ def _with_room(data: DataSetConfig, prompts: list[Prompt], room: int) -> list[Pr
 def _prompt(row: Row, names: Sequence[str], chat: Chat, tools: Tools | None) -> Prompt:
     require_answered(row, tools)
     columns = {**dict.fromkeys(names), **reward_columns(row)}
+    asked = prompt_text(chat, row, tools)
     return Prompt(
         id=row_id(row),
         messages=row["prompt"],
-        token_ids=prompt_ids(chat, row, tools),
-        opening=opening(chat, row, tools),
+        token_ids=tuple(chat.token_ids(asked)),
+        opening=opening(chat, row, asked, tools),
         columns={**columns, "tools": columns.get("tools") or list(tools)} if tools else columns,
     )
 

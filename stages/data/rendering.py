@@ -72,12 +72,11 @@ def prompt_ids(chat: Chat, row: Row, tools: Tools | None = None) -> tuple[int, .
     return tuple(chat.token_ids(prompt_text(chat, row, tools)))
 
 
-def opening(chat: Chat, row: Row, tools: Tools | None = None) -> str:
+def opening(chat: Chat, row: Row, asked: str, tools: Tools | None = None) -> str:
     """Return the text with which the template has begun the answer, from its first tag on, such as `<think>`.
 
-    Mostly none. What the user says, tags or not, is no part of it.
+    Mostly none. ``asked`` is the row's `prompt_text`. What the user says, tags or not, is no part of it.
     """
-    asked = prompt_text(chat, row, tools)
     if not thinking.begun(asked[-LONGEST_OPENING:]):
         return ""
     unasked = text_of(chat, row, row["prompt"], asks=False, tools=tools)

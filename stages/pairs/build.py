@@ -57,7 +57,12 @@ def asked(config: PairsStage, context: StageContext, tokenizer: Any) -> list[Pro
     for number, system in enumerate(config.pairing.systems, start=1):
         data = config.prompts.model_copy(update={"system": system})
         prompts = load_prompts(
-            data, config.columns(), config.rewards, tokenizer, room=config.room("prompts", context.facts.engine)
+            data,
+            config.columns(),
+            config.rewards,
+            tokenizer,
+            room=config.room("prompts", context.facts.engine),
+            alive=context.metrics.alive,
         )
         both.append([replace(prompt, id=f"{prompt.id}-system-{number}") for prompt in prompts])
     return [prompt for two in zip(*both, strict=True) for prompt in two]
