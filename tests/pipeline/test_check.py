@@ -509,7 +509,7 @@ def test_a_damaged_run_folder_is_named_by_its_file(tmp_path: Path, recipe: dict[
         ({"prompt": "a \ud83d", "completion": "b"}, r"line 2, column 'prompt': character 3 is '\ud83d', half of"),
         (
             {"prompt": "?", "completion": [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]},
-            "line 2: the chat template refuses the conversation",
+            "line 2: the chat template leaves out calls of tools",
         ),
     ],
 )
