@@ -9,7 +9,11 @@ from rewards.types import Mark, RewardFunction
 if TYPE_CHECKING:
     from rewards.config import ChoiceRewardConfig
 
-_LONE_LETTER = re.compile(r"(?:^|[\s(\[*])([A-Z])(?=$|[\s).\]:,*])(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])")
+_BEFORE, _BEHIND = (
+    "\\s(\\[*\"'\u201c\u2018\u662f\u4e3a\uff1a",
+    "\\s).\\]:,;*\"'\u201d\u2019\u3002\uff0c\u3001\uff1b\uff1a",
+)
+_LONE_LETTER = re.compile(rf"(?:^|[{_BEFORE}])([A-Z])(?=$|[{_BEHIND}])(?!(?<=[AI])\s+(?!or\b|and\b)[a-z])")
 """A letter that stands alone; `A triangle` and `I pick` begin with words."""
 
 

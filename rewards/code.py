@@ -5,6 +5,7 @@ outside of the sandbox, which never sees what is right. Asserts run where the co
 them, but code written to deceive them can; prefer inputs and outputs where the policy has learned to.
 """
 
+import ast
 import functools
 import re
 import textwrap
@@ -59,12 +60,23 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
 
 
 def last_program(text: str) -> str:
-    """Return the last fenced block of Python; where no block is said to be, the last one that does not say what it is;
-    where there is none either, the text itself. What a program prints, or a shell does, often comes after it."""
+    """Return the last fenced block of Python; where no block is said to be, the last one that does not say what it is,
+    but for what does nothing as a program; where there is none either, the text itself. What a program prints, or a
+    shell does, often comes after it."""
     blocks = list(fenced_blocks(text))
     python = [code for language, code in blocks if _PYTHON.fullmatch(language)]
     unnamed = [code for language, code in blocks if not language]
-    return (python or unnamed or [text])[-1]
+    doing = [code for code in unnamed if len(unnamed) > 1 and not python and _does_something(code)]
+    return (python or doing or unnamed or [text])[-1]
+
+
+def _does_something(code: str) -> bool:
+    """Say whether a text is Python that does more than name values, as `18` and `[1, 2]` do."""
+    try:
+        statements = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return any(not isinstance(one, ast.Expr) or isinstance(one.value, ast.Call) for one in statements)
 
 
 def fenced_blocks(text: str) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ _BOX_GOES_ON = re.compile(
     r"[\s$]*(?:\\\)\s*)?(\\?%|(?:per ?cent|percentage|pct|thousand|million|billion|trillion|dozen)\b)"
 )
 """What belongs to a number in a box though it stands behind it."""
-_BOX_END = re.compile(r"(?:\s|\$|\\[)\]]|[.*])*")
+_BOX_END = re.compile(r"(?:\s|\$|\\[)\]]|[.*。]|\\end\{\w+\*?\}|</answer>)*")
 _STYLE = re.compile(r"\\(?:text\w*|math(?:rm|bf|it|sf|tt|bb)|mbox|hbox|operatorname|bm|boldsymbol)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"\\(?:quad|qquad|[,;:! ]|displaystyle\b)|\\[()\[\]]|[$&~*]|\\\\")
 _DENIAL = r"(?!(?:is|was|no|not|but|wait|wrong|then|so|oops|actually|correction|rather)\b)"
@@ -35,7 +35,8 @@ _NAME = re.compile(r"(?<![\w\\])([A-Za-z]\w*(?:_\{?\w+\}?)?)\s*=\s*$")
 _IS = r"(?:\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b|\bequals\b|:|=)"
 _ANNOUNCED = re.compile(
     r"(?i)\banswers?\b[*_`\s]*(?:\((?:s|\w)\)\s*)?(?:\b(?:to|of|for|in|here)\b[^.:\n]{0,80}?)?"
-    rf"{_IS}[*_`]*[ \t]*:?[*_`]*(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
+    rf"{_IS}[*_`]*(?:[ \t]*:[*_`]*)?(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
+    "|答案(?:是|为|為|[:\uff1a])[:\uff1a]?"
 )
 _TOLD_IN_LATEX = re.compile(r"\\text\w*\{([^{}]*\banswer\b[^{}]*)\}", re.IGNORECASE)
 _HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
@@ -116,7 +117,7 @@ def unwrapped(text: str) -> str:
     """Return a text without the Markdown around it and the full stop behind it, which are no part of an answer."""
     text = text.strip()
     while True:
-        bare = text[:-1].rstrip() if text.endswith(".") and not text.endswith("..") else text
+        bare = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
         wrapped = _WRAPPED.fullmatch(bare)
         bare = wrapped[2] if wrapped else bare.strip("*`").strip()
         if bare == text:

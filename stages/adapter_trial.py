@@ -18,7 +18,7 @@ import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
 
-from stages.adapter_config import LoraParams
+from stages.adapter_config import OTHER_STARTS, LoraParams
 from stages.params import is_said_to_be_tied, lora_config, merged
 
 AUTO_CLASSES = {
@@ -57,9 +57,12 @@ def problems_of(
     with torch.device("meta"):
         model = AUTO_CLASSES[task].from_config(config, trust_remote_code=trust_remote_code)
     inner = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Embedding)]
-    num_layers = config.get_text_config().num_hidden_layers
+    num_layers, num_rows = config.get_text_config().num_hidden_layers, model.get_input_embeddings().num_embeddings
     try:
-        adapted = peft.get_peft_model(model, lora_config(params, task))
+        config_of_adapter = lora_config(params, task)
+        if str(params.start).lower().startswith(OTHER_STARTS):  # they read the weights, of which there are none
+            config_of_adapter.init_lora_weights = True
+        adapted = peft.get_peft_model(model, config_of_adapter)
     except Exception as error:  # PEFT raises many kinds
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         yield f"PEFT refuses the adapter: {told:.300}; modules that can have one are {_ends(inner)}"
@@ -82,11 +85,19 @@ def problems_of(
     layers = extra.get("layers_to_transform")
     if wrong := [n for n in (layers if isinstance(layers, list) else [layers]) if n is not None and n >= num_layers]:
         yield f"extra.layers_to_transform has {wrong[0]}, and the model's layers are 0 to {num_layers - 1}"
+    yield from _about_tokens(extra.get("trainable_token_indices"), num_rows)
     yield from _about_merge(adapted)
 
 
 BY_NAME = ("rank_pattern", "alpha_pattern", "exclude_modules", "modules_to_save")
 """Fields that name modules, which PEFT passes over where there are none."""
+
+
+def _about_tokens(given: Any, num_rows: int) -> Iterator[str]:
+    """Say which of the tokens that are to be trained alone have no row in the embedding."""
+    for ids in given.values() if isinstance(given, dict) else [given or []]:
+        if wrong := [one for one in ids if isinstance(one, int) and not 0 <= one < num_rows]:
+            yield f"extra.trainable_token_indices has {wrong[0]}, and the model's tokens are 0 to {num_rows - 1}"
 
 
 def _about_merge(adapted: Any) -> Iterator[str]:

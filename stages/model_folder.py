@@ -188,7 +188,7 @@ def _instead(folder: Path) -> str:
                 "save_pretrained of transformers)"
             )
     names = sorted(path.name for path in folder.iterdir())
-    if shards := [name for name in names if name.endswith(".safetensors")]:
+    if shards := [name for name in names if name.endswith(".safetensors") and name != WEIGHTS]:
         return f"{shards[0]} goes by another name than {WEIGHTS}, and there is no {INDEX}; fetch the model again"
     return f"it has {', '.join(names[:12]) or 'nothing'}; save the model again with transformers, which writes one"
 

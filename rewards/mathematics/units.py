@@ -33,7 +33,11 @@ _SHORT_NAMES = (
     "mm cm dm m km in ft yd mi mg g kg lb lbs oz t ms s sec min h hr hrs d yr yrs ml mL l L J kJ N W kW V A K Pa kPa "
     "Hz mol C F mph kmh kph km/h m/s st nd rd th rad deg pts pt pcs am pm AM PM Ω eV c p °C USD EUR GBP cc px"
 )
-_SHORT = frozenset(_SHORT_NAMES.split())
+_COUNTERS = (
+    "个 個 人 名 位 元 円 度 岁 歳 年 月 日 天 只 本 张 枚 匹 台 件 条 颗 棵 米 厘米 千米 公里 "
+    "平方米 克 千克 公斤 升 秒 分钟 小时 美元"
+)
+_SHORT = frozenset(f"{_SHORT_NAMES} {_COUNTERS}".split())
 """Units that are written right behind a number, or in one letter, where other letters would be factors."""
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -46,9 +50,11 @@ _DENIALS = (
     "multiplied remainder double twice triple both"
 )
 _DENYING = frozenset(f"{_NUMBER_WORDS} {_DENIALS}".split())
+_OPPOSED = (frozenset({"am", "pm"}), frozenset({"bc", "ad"}), frozenset({"° c", "° f"}))
+"""What makes another answer of the same number."""
 _CURRENCY = "$€£¥₹₽₩¢"
 _TEXT = r"\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?"
-_WORD = r"[A-Za-zΩµ][A-Za-z'.-]*+(?:\^\{?-?\d\}?)?"
+_WORD = r"(?:[A-Za-zΩµ][A-Za-z'.-]*+|[\u4e00-\u9fff]+)(?:\^\{?-?\d\}?)?"
 _TAIL = re.compile(
     rf"(?P<core>.*?[\d)\]}}!.%{_CURRENCY}]|.*?\\(?:pi|infty)|.*?(?<![A-Za-z])[a-z])"
     rf"(?P<unit>(?:\s*(?:\^\\circ\s*[CF]?(?![a-z])|\\?%|[{_CURRENCY}]|\({_WORD}(?:\s{_WORD})*\)|\(?{_TEXT}\)?"
@@ -154,6 +160,8 @@ def _is_unit(word: str) -> bool:
 
 def convertible(one: Quantity, other: Quantity) -> Fraction | None:
     """Return how many of the other's unit one of the first's is: 1 where one of them has no unit that is known."""
+    if {one.unit.replace(".", ""), other.unit.replace(".", "")} in _OPPOSED:
+        return None
     if one.measure is None or other.measure is None or one.unit == other.unit:
         return Fraction(1)
     return one.measure[1] / other.measure[1] if one.measure[0] == other.measure[0] else None

@@ -36,6 +36,7 @@ def why(groups: Sequence[RolloutGroup], config: GRPOStage) -> str:
         how, way_out = CUT[ends.most_common(1)[0][0]]
         also = ", or set mask_truncated: false, so that cut answers teach, too" if config.mask_truncated else ""
         return f"all answers were cut {how} ({', '.join(_counted(ends))}); {way_out}{also}"
+    num_cut = len(rollouts) - ends["stop"]
     left = [[rollout for rollout in group.rollouts if _counts(rollout, config)] for group in groups]
     if all(len(group) < 2 for group in left):
         lost = len(rollouts) - sum(map(len, left))
@@ -46,6 +47,9 @@ def why(groups: Sequence[RolloutGroup], config: GRPOStage) -> str:
             "the answers to each prompt are all the same text; raise sampling.temperature (it is "
             f"{config.sampling.temperature:g}), or take prompts that the policy is less sure of"
         )
+    if 2 * num_cut > len(rollouts):
+        how, way_out = CUT[max(CUT, key=lambda end: ends[end])]
+        return f"{_same_values(left)}. And {num_cut} of {len(rollouts)} answers were cut, most of them {how}: {way_out}"
     return _same_values(left)
 
 

@@ -49,6 +49,10 @@ def clear(folder: Path) -> None:
         file.unlink()
 
 
+def config_missing(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
 def gguf(folder: Path) -> None:
     clear(folder)
     (folder / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
@@ -112,6 +116,7 @@ def deepspeed(folder: Path) -> None:
         (adapter_with_a_config, ["is an adapter (LORA) and no model", "'org/base'"]),
         (adapter_beside_a_model, ["holds a model and an adapter", "take adapter_config.json"]),
         (clear, ["holds no config.json", "it has nothing"]),
+        (config_missing, ["holds no config.json", "it has chat_template.jinja", "model.safetensors"]),
         (gguf, ["model-Q4_K_M.gguf is weights for llama.cpp"]),
         (of_its_maker, ["consolidated.00.pth is a checkpoint in its maker's own format"]),
         (of_its_maker_in_safetensors, ["consolidated.safetensors is a checkpoint in its maker's own format"]),

@@ -124,6 +124,8 @@ def test_an_unknown_rule_is_refused_when_the_reward_is_loaded():
         ("```Python3\nx = 1\n```\n```{.python}\nx = 2\n```\n```pycon\n>>> x\n```", "x = 2\n"),
         ("```python\nx = 1\n```\nIt prints:\n```text\n1\n```", "x = 1\n"),
         ("x = 1", "x = 1"),
+        ("```\nprint(1)\n```\nIt prints:\n```\n1\n```\nRun it:\n```\n$ python a.py\n```", "print(1)\n"),
+        ("```\nyes\n```\n```\n1\n```", "1\n"),
         ("```python\nnever closed", "```python\nnever closed"),
         ("```bash\npip install x\n```\nThen:\n```python\nx = 1\n```", "x = 1\n"),
         ("1. so:\n   ```python\n   if x:\n       y\n   ```", "if x:\n    y\n"),

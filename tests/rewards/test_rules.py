@@ -65,6 +65,11 @@ def test_choice_takes_the_one_letter_that_stands_alone() -> None:
     assert marks(reward(type="choice"), "B", "A", answer=1) == [1, 0]
 
 
+def test_choice_reads_past_quotes_and_punctuation_of_other_languages() -> None:
+    texts = ['"B"', "'B'", "“B”", "B;", "B。", "答案是B。", "答案\uff1aB"]
+    assert marks(reward(type="choice"), *texts, answer="B") == [1] * 7
+
+
 @pytest.mark.parametrize(
     ("text", "picked"), [("I pick (B)", "B"), ("A triangle, so C", "C"), ("A or B", ""), ("(A), not B", ""), ("I", "I")]
 )

@@ -41,6 +41,8 @@ def found(config: Any, params: dict[str, Any], task: str = "CAUSAL_LM", **how: A
         ({"extra": {"layers_to_transform": [0]}}, "layers_to_transform"),
         ({"target_modules": ["q_proj"], "extra": {"layers_to_transform": [0, 7]}}, "and the model's layers are 0 to 1"),
         ({"target_modules": ["q_proj"], "extra": {"layers_to_transform": 7}}, "layers_to_transform"),
+        ({"extra": {"trainable_token_indices": [0, 100_000]}}, "trainable_token_indices has 100000, and the model's"),
+        ({"extra": {"trainable_token_indices": {"embed_tokens": [-1]}}}, "trainable_token_indices has -1"),
     ],
 )
 def test_an_adapter_that_does_not_go_on_the_model_is_refused(config: Any, params: dict[str, Any], says: str) -> None:
@@ -56,7 +58,11 @@ def test_an_adapter_that_does_not_go_on_the_model_is_refused(config: Any, params
         {"target_modules": r".*\.[qv]_proj"},
         {"target_modules": ["q_proj"], "extra": {"layers_to_transform": [1], "use_rslora": True}},
         {"extra": {"rank_pattern": {r"layers\.0\.mlp\..*": 2}, "alpha_pattern": {"q_proj": 8}}},
-        {"extra": {"init_lora_weights": "eva"}},
+        *(
+            {"extra": {"init_lora_weights": start}}
+            for start in ("eva", "orthogonal", "pissa", "pissa_niter_4", "olora")
+        ),
+        {"extra": {"trainable_token_indices": [0, 3]}},
         {"extra": {"exclude_modules": ["down_proj"], "bias": "all"}},
     ],
 )

@@ -43,6 +43,11 @@ def scored(found: list[RolloutGroup], score: Score) -> list[RolloutGroup]:
             "for instance reward 'f' raised KeyError",
         ),
         (groups(None, 1.0), {}, "2 of 4 answers do not count, which leaves no two of one prompt to compare (2 "),
+        (
+            [*groups(0.0, 0.0, end="length"), groups(0.0, 0.0)[0]],
+            {},
+            "And 4 of 6 answers were cut, most of them at max_tokens: raise sampling.max_tokens",
+        ),
         (groups(0.0, 0.0), {}, "all answers that count got the same reward, 0: the task is too hard or too easy"),
         ([groups(0.0, 0.0)[0], groups(1.0, 1.0)[1]], {}, "are equal, though they go from 0 to 1"),
         (
@@ -51,7 +56,19 @@ def scored(found: list[RolloutGroup], score: Score) -> list[RolloutGroup]:
             "are all the same text; raise sampling.temperature (it is 0.1)",
         ),
     ],
-    ids=["masked", "cut", "turns", "late", "applies", "raised", "alone", "equal", "always or never", "same text"],
+    ids=[
+        "masked",
+        "cut",
+        "turns",
+        "late",
+        "applies",
+        "raised",
+        "alone",
+        "mostly cut",
+        "equal",
+        "always or never",
+        "same text",
+    ],
 )
 def test_each_cause_is_told_by_its_name(found: list[RolloutGroup], config: dict[str, Any], says: str) -> None:
     assert says in why(found, stage(**config))
