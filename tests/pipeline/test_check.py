@@ -14,6 +14,8 @@ from rewards.config import ModelRewardConfig
 from stages.fingerprints import reward_fingerprint
 from tests.models import write_tiny_model
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 ROWS = [{"prompt": f"What is {n} plus 1?", "completion": f"\\boxed{{{n + 1}}}", "answer": str(n + 1)} for n in range(9)]
 

@@ -14,6 +14,8 @@ from tests.models import write_tiny_model
 from tests.pipeline.test_check import ROWS, assert_refused, check, write
 from tests.stages.test_chat_format import WITH_TOOLS, edit, in_config
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ import pytest
 from pipeline import cluster as cluster_module
 from pipeline.cluster import CLIENT_SERVER, HEAD, Cluster, ClusterError, cluster_of, require_there
 
+pytestmark = pytest.mark.processes
+
 
 class FakeRay(grpc.GenericRpcHandler):
     """Answers one method of Ray's."""

@@ -23,6 +23,8 @@ from tests.stages.contexts import make_context
 from tests.stages.grpo.groups import stage as grpo_stage
 from tests.stages.test_supervised import preference_stage, same, sft_stage, tensors
 
+pytestmark = pytest.mark.training
+
 EVA = LoraParams(r=4, extra={"init_lora_weights": "eva"})
 GENERATOR = torch.Generator().manual_seed(3)
 SEQUENCES = [torch.randint(1, 50, (9,), generator=GENERATOR).tolist() for _ in range(20)]

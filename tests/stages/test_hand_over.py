@@ -25,6 +25,8 @@ from tests.models import tiny_model, write_tiny_model
 from tests.stages.contexts import make_context
 from tests.stages.test_supervised import Killed, KillsAt, run_sft, sft_stage
 
+pytestmark = pytest.mark.training
+
 SEQUENCES = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10]]
 ENDS = ["q_proj", "v_proj", "embed_tokens", "lm_head"]
 

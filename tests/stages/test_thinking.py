@@ -17,6 +17,8 @@ from tests.stages.contexts import make_context
 from tests.stages.grpo.groups import stage as grpo_stage
 from tests.stages.test_supervised import losses, metrics, preference_stage, sft_stage
 
+pytestmark = pytest.mark.training
+
 OPENED = "<|im_start|>assistant\n<think>\n"
 QUESTION = "What is 3 plus 1?"
 RIGHT = "<think>\n3 4\n</think>\n\n\\boxed{4}"

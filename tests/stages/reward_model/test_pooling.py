@@ -26,6 +26,8 @@ from tests.stages.reward_model.test_reward_model import stage
 from tests.stages.test_hand_over import after
 from tests.stages.test_supervised import Killed, KillsAt
 
+pytestmark = pytest.mark.training
+
 TEXTS = ["3", "3 4 5 6 7 8 9", "What is 12 plus 30?", "apples and books 3"]
 CONVERSATIONS: list[Any] = [
     [{"role": "user", "content": "What is 1 plus 1?"}, {"role": "assistant", "content": text}] for text in TEXTS
