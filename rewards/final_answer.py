@@ -32,18 +32,24 @@ _JOINT = re.compile(
 )
 """What may stand between boxes that are one answer of several parts."""
 _NAME = re.compile(r"(?<![\w\\])([A-Za-z]\w*(?:_\{?\w+\}?)?)\s*=\s*$")
-_IS = r"(?:\bis\b|\bare\b|\bwould be\b|\bmust be\b|\bshould be\b|\bequals\b|:|=)"
+_FOREIGN = (
+    r"答案|答え|정답|\b\u043e\u0442\u0432\u0435\u0442\b|\bréponse\b|\brespuesta\b|\bresposta\b|\bantwort\b|\brisposta\b"
+)
+_IS = r"(?:[是为為は은\uff1a]|\b(?:est|es|é|ist|è)\b|\b(?:is|are|would be|must be|should be|equals)\b|:|=)"
 _ANNOUNCED = re.compile(
-    r"(?i)\banswers?\b[*_`\s]*(?:\((?:s|\w)\)\s*)?(?:\b(?:to|of|for|in|here)\b[^.:\n]{0,80}?)?"
-    rf"{_IS}[*_`]*(?:[ \t]*:[*_`]*)?(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
-    "|答案(?:是|为|為|[:\uff1a])[:\uff1a]?"
+    rf"(?i)(?:\banswers?\b|{_FOREIGN})[*_`\s]*(?:\((?:s|\w)\)\s*)?(?:\b(?:to|of|for|in|here)\b[^.:\n]{{0,80}}?)?"
+    rf"{_IS}[*_`]*(?:[ \t]*[:\uff1a][*_`]*)?(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
 )
 _TOLD_IN_LATEX = re.compile(r"\\text\w*\{([^{}]*\banswer\b[^{}]*)\}", re.IGNORECASE)
 _HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
 _GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
 _BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
-_SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])")
+_SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])|。(?=.)")
 _BOLD_END = re.compile(r"(?<![*\w])(\*{1,3}|__|`)(?!\s)([^*_`\n]+)\1[.!]?\s*\Z")
+_ORNAMENTS = " \n\u220e\ufe0f\u200d" + "".join(
+    map(chr, (*range(0x25A0, 0x27C0), *range(0x2B00, 0x2C00), *range(0x1F000, 0x1FB00)))
+)
+"""Emoji, check marks, the end of a proof."""
 _QUOTED = re.compile(r"(?m)^\s*>\s+")
 _WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|__|_|`+)\s*(.*?)\s*\1", re.DOTALL)
 
@@ -72,7 +78,7 @@ def final_answer(text: str, opening: str = "") -> FinalAnswer:
     announced = _announced(part)
     if announced:
         return FinalAnswer(parts=(announced,), how="announced")
-    bold = None if is_element else _BOLD_END.search(part)
+    bold = None if is_element else _BOLD_END.search(part.rstrip(_ORNAMENTS))
     if bold:
         return FinalAnswer(parts=(unwrapped(bold[2]),), how="emphasis")
     bare = unwrapped(_QUOTED.sub("", part))
@@ -117,7 +123,8 @@ def unwrapped(text: str) -> str:
     """Return a text without the Markdown around it and the full stop behind it, which are no part of an answer."""
     text = text.strip()
     while True:
-        bare = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
+        bare = text.rstrip(_ORNAMENTS) or text
+        bare = bare[:-1].rstrip() if bare.endswith((".", "。")) and not bare.endswith("..") else bare
         wrapped = _WRAPPED.fullmatch(bare)
         bare = wrapped[2] if wrapped else bare.strip("*`").strip()
         if bare == text:

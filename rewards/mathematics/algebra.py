@@ -61,9 +61,13 @@ def same_relation(
 @functools.lru_cache(maxsize=1 << 12)
 def form(latex: str) -> Any:
     """Return math-verify's form of an expression, or None."""
+    from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    rules = [LatexExtractionConfig(boxed_match_priority=0)]
+    whole = NormalizationConfig(  # as math-verify has it, but that it takes the last letter of `3s+2m` for a unit
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )
+    rules = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=whole)]
     found = parse(rf"\boxed{{{latex}}}", rules, fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None
 

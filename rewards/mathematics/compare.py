@@ -7,11 +7,10 @@ digits and more, which computers print, are equal where they agree in 14.
 
 import re
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from itertools import product
 
-from rewards.mathematics import algebra
-from rewards.mathematics.rational import Rational, rational
+from rewards.mathematics import algebra, angles, exercises
+from rewards.mathematics.rational import TOLERANCE, near, rational
 from rewards.mathematics.reading import read
 from rewards.mathematics.units import convertible
 from rewards.mathematics.values import (
@@ -31,9 +30,8 @@ from rewards.mathematics.values import (
     is_letters,
 )
 
-TOLERANCE = Fraction(1, 10**6)
-PRINTED_DIGITS, PRINTED = 15, Fraction(1, 10**14)
 _DECIMAL = re.compile(r"\d*\.\d")
+_NOTHING = frozenset({"nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset", "theemptyset"})
 _COMMA_DECIMAL = re.compile(r"-?\d+,\d+")
 
 
@@ -47,20 +45,30 @@ def equal(gold: Value, answer: Value) -> bool:
         return _matched(_pieces(gold), _pieces(answer))
     if isinstance(gold, Parts) or isinstance(answer, Parts):
         return _parts(gold, answer)
+    if isinstance(gold, Number | Expression) and isinstance(answer, Number | Expression):
+        return _single(gold, answer)
     for kind, compare in _SAME_KIND:
         if isinstance(gold, kind) and isinstance(answer, kind):
             return compare(gold, answer)
-    if isinstance(gold, Number | Expression) and isinstance(answer, Number | Expression):
-        return _expressions(gold, answer)
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _ratio_and_number(gold, answer)
     if isinstance(gold, Matrix | Expression) and isinstance(answer, Matrix | Expression):
         return algebra.same(gold.latex, answer.latex, None)
-    if isinstance(gold, Text) and isinstance(answer, Number | Expression):
-        return is_letters(gold) and _expressions(expression(gold.latex), answer)
-    if isinstance(gold, Number | Expression) and isinstance(answer, Text):
-        return is_letters(answer) and _expressions(gold, expression(answer.latex))
-    return False
+    word = next((value for value in (gold, answer) if isinstance(value, Text)), None)
+    sides = [expression(value.latex) if isinstance(value, Text) else value for value in (gold, answer)]
+    if word is None or not isinstance(sides[0], Number | Expression) or not isinstance(sides[1], Number | Expression):
+        return False
+    if any(r"\emptyset" in side.latex for side in sides if isinstance(side, Expression)):
+        return word.key in _NOTHING
+    return is_letters(word) and _expressions(sides[0], sides[1])
+
+
+def _single(gold: Number | Expression, answer: Number | Expression) -> bool:
+    if angles.are_two_measures(gold, answer):
+        return angles.same_angle(gold, answer)
+    if isinstance(gold, Number) and isinstance(answer, Number):
+        return _numbers(gold, answer)
+    return _expressions(gold, answer)
 
 
 def _numbers(gold: Number, answer: Number) -> bool:
@@ -76,20 +84,6 @@ def _numbers(gold: Number, answer: Number) -> bool:
     return len(percents) == 2 and bare[0] == bare[1] and bare[0].denominator == 1
 
 
-def near(one: Rational, one_value: Fraction, other: Rational, other_value: Fraction) -> bool:
-    """Say whether two rational numbers are equal, or, by what they were written as, near enough."""
-    if one_value == other_value:
-        return True
-    decimals = [number for number in (one, other) if number.is_decimal]
-    exact = [value for number, value in ((one, one_value), (other, other_value)) if not number.is_decimal]
-    difference, size = abs(one_value - other_value), max(abs(one_value), abs(other_value))
-    if any(number.num_digits >= PRINTED_DIGITS for number in decimals) and difference <= PRINTED * size:
-        return True
-    if not decimals or not exact or exact[0].denominator == 1:
-        return False
-    return difference <= max(size / 10**9, min(TOLERANCE, 100 * TOLERANCE * size))
-
-
 def _expressions(gold: Number | Expression, answer: Number | Expression) -> bool:
     one, other = (value.quantity.core for value in (gold, answer))
     if infinite(gold) or infinite(answer):
@@ -101,7 +95,7 @@ def _expressions(gold: Number | Expression, answer: Number | Expression) -> bool
         other = rf"({other}) \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
     is_exact = not (_DECIMAL.search(one) or _DECIMAL.search(other))
     is_result = isinstance(gold, Number) and is_exact and not gold.rational.is_exercise
-    if is_result and isinstance(answer, Expression) and algebra.is_exercise(other):
+    if isinstance(answer, Expression) and exercises.is_exercise(other, of=one, is_number_asked=is_result):
         return False
     return _same_text(one, other) or algebra.same(_with_i(one), _with_i(other), None if is_exact else float(TOLERANCE))
 
@@ -113,10 +107,6 @@ def _with_i(latex: str) -> str:
 
 def _same_text(one: str, other: str) -> bool:
     return re.sub(r"\s", "", one) == re.sub(r"\s", "", other)
-
-
-def _texts(gold: Text, answer: Text) -> bool:
-    return bool(gold.key) and gold.key == answer.key
 
 
 def _named(gold: Value, answer: Value) -> bool:
@@ -144,7 +134,7 @@ def _parts(gold: Value, answer: Value) -> bool:
     if not (isinstance(gold, Parts) and isinstance(answer, Parts)):
         return _part_and_other(gold, answer)
     if "tuple" in (gold.kind, answer.kind):
-        return "set" not in (gold.kind, answer.kind) and _in_order(gold.items, answer.items)
+        return "set" not in (gold.kind, answer.kind) and _in_order(_by_name(gold.items), _by_name(answer.items))
     if gold.kind == answer.kind == "list" and _differently_named(gold.items) != _differently_named(answer.items):
         return _in_order([_unnamed(item) for item in gold.items], [_unnamed(item) for item in answer.items])
     return _matched(gold.items, answer.items)
@@ -203,6 +193,11 @@ def _differently_named(items: Sequence[Value]) -> bool:
     return len(names) == len(items) and len(set(names)) > 1
 
 
+def _by_name(items: Sequence[Value]) -> Sequence[Value]:
+    """Return the values of letters in the order that a tuple has them, others as they are."""
+    return sorted(items, key=lambda item: getattr(item, "name", "")) if _differently_named(items) else items
+
+
 def _unnamed(value: Value) -> Value:
     return value.value if isinstance(value, Named) else value
 
@@ -255,8 +250,7 @@ def _ratio_and_number(gold: Value, answer: Value) -> bool:
 
 
 _SAME_KIND: Sequence[tuple[type, Callable[..., bool]]] = (
-    (Number, _numbers),
-    (Text, _texts),
+    (Text, lambda gold, answer: bool(gold.key) and gold.key == answer.key),
     (Span, _spans),
     (Matrix, _matrices),
     (Ratio, _ratios),

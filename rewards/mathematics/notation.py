@@ -4,6 +4,7 @@ r"""One way of writing for each thing: Unicode, Markdown and LaTeX's styling bec
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from rewards.final_answer import unwrapped
@@ -20,7 +21,8 @@ _UNICODE = {
     "\u2026": "...", "\u2032": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\uff0c": ",", "\uff1a": ":",
     "\uff08": "(", "\uff09": ")", "\uff05": "%", "\u2211": r"\sum ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u200a": " ", "\u2002": " ", "\u2003": " ",
-    "\u200b": "", "\ufeff": "",
+    "\u200b": "", "\ufeff": "", "\u221b": r"\sqrt[3] ", "\u2016": "|", "\u2192": r"\to ", "\u2223": "|",
+    "\u3002": ". ", "\u3001": ", ", "\uff1b": ";",
     "\u00bd": r" \frac{1}{2}", "\u2153": r" \frac{1}{3}", "\u2154": r" \frac{2}{3}", "\u00bc": r" \frac{1}{4}",
     "\u00be": r" \frac{3}{4}", "\u2155": r" \frac{1}{5}", "\u2156": r" \frac{2}{5}", "\u2157": r" \frac{3}{5}",
     "\u2158": r" \frac{4}{5}", "\u2159": r" \frac{1}{6}", "\u215a": r" \frac{5}{6}", "\u215b": r" \frac{1}{8}",
@@ -50,7 +52,7 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
         (r"\\langle(?![a-z])", "("),
         (r"\\rangle(?![a-z])", ")"),
         (r"\\(?:math(?:rm|bf|it|sf|tt)|text[a-z]*|[mh]box|operatorname\*?|bm|boldsymbol)\s*\{", r"\\text{"),
-        (r"\\text\{([^{}A-Za-z]*|[^{}]*\d[^{}]*)\}", r" \1 "),
+        (r"\\text\{((?:[^\w{}]|[\d_])*|[^{}]*\d[^{}]*)\}", r" \1 "),
         (r"\\text\{((?:[^{}]|\{[^{}]*\})*\\[a-zA-Z](?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
         (r"(?<!\\)\\(?:q?quad|[,;: ~]|thinspace|enspace|hspace\{[^{}]*\}|phantom\{[^{}]*\})|~", " "),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=|=<", r"\\le "),
@@ -80,11 +82,10 @@ _STEPS: Sequence[tuple[re.Pattern[str], str]] = [
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2})")
 _BARE_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])", re.IGNORECASE)
+_CALL = re.compile(r"(?<![A-Za-z])\\?(sqrt|cbrt|abs|factorial)\s*\(")
+_CALLS = {"sqrt": (r"\sqrt{", "}"), "cbrt": (r"\sqrt[3]{", "}"), "abs": ("|", "|"), "factorial": ("(", ")!")}
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(?:\(([^()]*)\)|([\dA-Za-z])(\d*))")
 _FRACTION = re.compile(r"\\(frac|binom)\s*(?:\{([^{}]*)\}|([\dA-Za-z]))\s*(?:\{([^{}]*)\}|([\dA-Za-z]))")
-_ENVIRONMENT = re.compile(
-    r"\\begin\{(?:align|aligned|equation|gather|gathered|split)\*?\}|\\end\{(?:align|aligned|equation|gather|gathered|split)\*?\}"
-)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -94,22 +95,52 @@ def clean(text: str) -> str:
     Words stay in `\text{...}` where they stood in it, numbers keep their commas.
     """
     text = unwrapped(text)
-    if text.isascii() and "sqrt" not in text and not set(text) & set('\\$*~{&<>=!%:"'):
+    if text.isascii() and not _CALL.search(text) and "sqrt" not in text and not set(text) & set('\\$*~{&<>=!%:"'):
         text = _named(" ".join(text.split()))
         return text.strip(" ,;:").strip() if text[-1:] in ",;: " else text
-    text = _RAISED_RUN.sub(lambda run: f"^{{{''.join(_RAISED[one] for one in run[0])}}}", text)
-    text = _LOWERED_RUN.sub(lambda run: f"_{{{''.join(_LOWERED[one] for one in run[0])}}}", text)
-    text = without_math_marks(text.translate(_TABLE))
+    text = without_math_marks(plain_unicode(text))
     if r"\begin{" not in text:
         text = _DOUBLED.sub(r"\\", text)
     for pattern, written in _STEPS:
         text = pattern.sub(written, text)
-    if r"\begin{" in text:
-        text = _ENVIRONMENT.sub(" ", text)
-    text = _ROOT.sub(lambda root: rf"\sqrt{root[1] or ''}{{{root[2] or root[3]}{root[4] or ''}}}", _named(text))
+    text = _ROOT.sub(
+        lambda root: rf"\sqrt{root[1] or ''}{{{root[2] or root[3]}{root[4] or ''}}}", _called(_named(text))
+    )
     text = _FRACTION.sub(lambda parts: rf"\{parts[1]}{{{parts[2] or parts[3]}}}{{{parts[4] or parts[5]}}}", text)
     text = unwrapped(text).strip(' ,;:"')
     return without_math_marks(text.removesuffix("\\").strip())
+
+
+def plain_unicode(text: str) -> str:
+    r"""Return a text in which mathematical signs of Unicode are LaTeX: `36π` is `36\pi`, `x²` is `x^{2}`."""
+    if text.isascii():
+        return text
+    text = _RAISED_RUN.sub(lambda run: f"^{{{''.join(_RAISED[one] for one in run[0])}}}", text)
+    text = _LOWERED_RUN.sub(lambda run: f"_{{{''.join(_LOWERED[one] for one in run[0])}}}", text)
+    return unicodedata.normalize("NFKC", text.translate(_TABLE))
+
+
+def _called(text: str) -> str:
+    r"""Return a text in which `sqrt(1+(2))`, `cbrt(x)`, `abs(x)` and `factorial(n)` are written as LaTeX."""
+    at = 0
+    while found := _CALL.search(text, at):
+        end = _closed(text, found.end() - 1)
+        if end is None:
+            return text
+        left, right = _CALLS[found[1]]
+        text = f"{text[: found.start()]}{left}{text[found.end() : end - 1]}{right}{text[end:]}"
+        at = found.start() + len(left)
+    return text
+
+
+def _closed(text: str, start: int) -> int | None:
+    """Return where the round bracket that begins at ``start`` ends."""
+    depth = 0
+    for at in range(start, len(text)):
+        depth += (text[at] == "(") - (text[at] == ")")
+        if depth == 0:
+            return at + 1
+    return None
 
 
 def _named(text: str) -> str:

@@ -2,7 +2,9 @@ r"""The last expression of a text in words: between dollars, or a number in a se
 
 import re
 
+from rewards.mathematics.notation import plain_unicode
 from rewards.mathematics.reading import read
+from rewards.mathematics.runs import runs
 from rewards.mathematics.units import MULTIPLIERS, quantity
 from rewards.mathematics.values import Number
 
@@ -22,17 +24,17 @@ _SENTENCE = re.compile(
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:,\d{2}(?!\d))?)"
 _NUMBER = rf"(?:{_WHOLE}(?:\.\d+)?(?:[eE][+-]?\d+)?(?:\s?[½⅓⅔¼¾]|\s\d+/\d+(?!\d))?|\.\d+|[½⅓⅔¼¾])"
 _SIGN = r"[-+\u2212]"
+_LONG_DASH = re.compile(r"\u2014|\s\u2013\s")
+_SYLLABLES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
+"""Words of languages that put no space between a number and a word."""
 _AFTER = rf"\s*(?:\\?%|(?:{'|'.join(name for name in MULTIPLIERS if name != '%')})\b)"
 _RUN = re.compile(
-    rf"(?<![\w.,^\\{{])(?:{_SIGN}\s?)?[$€£]?{_NUMBER}"
+    rf"(?<![A-Za-z0-9_.,^\\{{])(?:{_SIGN}\s?)?[$€£]?{_NUMBER}"
     rf"(?:(?::|\s*(?:[*/^\u00d7÷·]|\*\*|{_SIGN})\s*){_SIGN}?[$€£]?{_NUMBER})*"
-    rf"(?:{_AFTER}|[A-Za-z]+\b|°)?"
+    rf"(?:{_AFTER}|[A-Za-z]+\b|°|\s?\^\\circ|\s(?:degrees?|rad|radians?)\b)?"
 )
-_CHUNK = re.compile(r"\S*[A-Za-z)]\S*")
-_DIGIT, _LETTER = re.compile(r"\d|\^"), re.compile(r"[A-Za-z]")
-_OPERATOR = re.compile(r"[\^*/+=]")
 _BOLD = re.compile(r"\*{2,3}\Z")
-_JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or|to)|[,;])\s*")
+_JOINT = re.compile(r"\s*,?\s*(?:(?P<word>and|or|to|和|与|或|и|или|und|oder)|[,;])\s*")
 _CLAUSE = re.compile(
     r"(?:\s*,?\s+(?:because|since|which|where|as)\s|;\s+(?=[^;]*(?<![\\A-Za-z])[a-z]{3,}\s)).*\Z",
     re.DOTALL | re.IGNORECASE,
@@ -42,7 +44,9 @@ _LATEX = re.compile(
     rf"|[(\[]\s*{_SIGN}?{_NUMBER}(?:\s*,\s*{_SIGN}?{_NUMBER})+\s*[)\]]"
 )
 """LaTeX without marks around it, and tuples."""
-_WORD = re.compile(r"(?<![\\A-Za-z{])(?!(?:and|or|sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{2,}(?![A-Za-z}])|%")
+_WORD = re.compile(
+    r"(?<![\\A-Za-z{])(?!(?:and|or|sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{2,}(?![A-Za-z}])|%|[^\x00-\x7f\W\d_]"
+)
 _HEDGE = re.compile(
     r"\b(?:or|either|between|not|neither|maybe|perhaps|possibly|least|most|than|except|unless)\b", re.IGNORECASE
 )
@@ -53,6 +57,7 @@ def mathematics_in(text: str, *, is_told: bool) -> list[str]:
 
     ``is_told`` says that the text is known to be the answer; then it means nothing else where it hedges: `not 5`.
     """
+    text = _in_latin(text)
     text = without_clause(text) if is_told else text
     is_short = len(text) <= LONGEST and (is_told or "\n" not in text.strip())
     if is_short and (isinstance(read(text), Number) or (is_told and is_hedged(text))):
@@ -60,6 +65,13 @@ def mathematics_in(text: str, *, is_told: bool) -> list[str]:
     is_alone = is_short and not _spans(text) and not has_words(text)
     found = [] if is_alone else last_expression(text)
     return found or [text]
+
+
+def _in_latin(text: str) -> str:
+    """Return a text with Unicode's mathematics as LaTeX, no dashes that could be signs, and spaces around words."""
+    if text.isascii():
+        return text
+    return _SYLLABLES.sub(r" \g<0> ", plain_unicode(_LONG_DASH.sub(" , ", text)))
 
 
 def last_expression(text: str) -> list[str]:
@@ -74,7 +86,8 @@ def last_expression(text: str) -> list[str]:
     while found:
         start, end, content = found.pop()
         joint = _JOINT.fullmatch(text, end, next_start)
-        if joint is None or not (joint["word"] or is_list):  # numbers with a comma alone between them are no list
+        are_equations = "=" in content and "=" in last
+        if joint is None or not (joint["word"] or is_list or are_equations):  # numbers with a comma alone are no list
             break
         parts.insert(0, content)
         next_start, is_list = start, True
@@ -121,15 +134,13 @@ def _spans(text: str) -> list[tuple[int, int, str]]:
 
 
 def _in_words(text: str) -> list[tuple[int, int, str]]:
-    """Return numbers, sums of numbers, and what has letters and operators without a space."""
-    found = []
-    for chunk in _CHUNK.finditer(text):
-        bare = chunk[0].strip(".,;:!?*_\"'`")
-        has_all = all(part.search(bare) for part in (_DIGIT, _LETTER, _OPERATOR))
-        if has_all and quantity(bare) is None:
-            found.append((chunk.start(), chunk.start() + len(chunk[0].rstrip(".,;:!?*_\"'`")), bare))
-    found += [(one.start(), one.end(), one[0]) for one in _LATEX.finditer(text) if not _is_in_braces(text, one.start())]
+    """Return expressions, numbers and sums of numbers; of what lies in one another, the larger."""
+    found = [one for one in runs(text) if "\\" in one[2] or not isinstance(read(one[2]), Number)]
     taken = [(start, end) for start, end, _ in found]
+    for one in _LATEX.finditer(text):
+        if not _is_in_braces(text, one.start()) and not any(start <= one.start() < end for start, end in taken):
+            found.append((one.start(), one.end(), one[0]))
+            taken.append((one.start(), one.end()))
     for run in _RUN.finditer(text):
         is_taken = any(start <= run.start() < end for start, end in taken)
         follows = _BOLD.sub("", text[: run.start()].rstrip(" $"))[-1:]

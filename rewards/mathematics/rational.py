@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+TOLERANCE = Fraction(1, 10**6)
+PRINTED_DIGITS, PRINTED = 15, Fraction(1, 10**14)
 MAX_BITS = 1 << 16
 """Larger numbers are left to `algebra`, whose time is limited."""
 _TOKEN = re.compile(
@@ -54,6 +56,20 @@ def rational(text: str) -> Rational | None:
         return found if reader.is_at_end() else None
     except (_NoArithmeticError, ZeroDivisionError, RecursionError, ValueError):  # ValueError: 4300 digits
         return None
+
+
+def near(one: Rational, one_value: Fraction, other: Rational, other_value: Fraction) -> bool:
+    """Say whether two rational numbers are equal, or, by what they were written as, near enough."""
+    if one_value == other_value:
+        return True
+    decimals = [number for number in (one, other) if number.is_decimal]
+    exact = [value for number, value in ((one, one_value), (other, other_value)) if not number.is_decimal]
+    difference, size = abs(one_value - other_value), max(abs(one_value), abs(other_value))
+    if any(number.num_digits >= PRINTED_DIGITS for number in decimals) and difference <= PRINTED * size:
+        return True
+    if not decimals or not exact or exact[0].denominator == 1:
+        return False
+    return difference <= max(size / 10**9, min(TOLERANCE, 100 * TOLERANCE * size))
 
 
 def _as_fraction(match: re.Match[str]) -> str:

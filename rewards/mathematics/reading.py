@@ -6,14 +6,29 @@ from fractions import Fraction
 
 from rewards.mathematics.notation import clean, enclosed, split_top, words
 from rewards.mathematics.rational import Rational, rational
-from rewards.mathematics.relations import relation
+from rewards.mathematics.relations import reals, relation
+from rewards.mathematics.systems import system
 from rewards.mathematics.units import Quantity, quantity
-from rewards.mathematics.values import Expression, Matrix, Number, Parts, Ratio, Span, Text, Union, Value, expression
+from rewards.mathematics.values import (
+    Expression,
+    Matrix,
+    Named,
+    Number,
+    Parts,
+    Ratio,
+    Span,
+    Text,
+    Union,
+    Value,
+    expression,
+)
 
 LONGEST = 2000
 """Characters beyond which a text is taken as it is."""
 _AND = re.compile(
-    r"\s*,?\s*(?:(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:lor|vee|land|wedge)(?![a-z])|(?<!\\)&)\s*", re.IGNORECASE
+    r"\s*,?\s*(?:(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:lor|vee|land|wedge)(?![a-z])|(?<!\\)&"
+    r"|(?<=\s)(?:и|или|und|oder)(?=\s)|和|与|或者?)\s*",
+    re.IGNORECASE,
 )
 _TEXT_WITH_AND = re.compile(r"\\text\{([^{}]*(?<![A-Za-z])(?:and|or)(?![A-Za-z])[^{}]*)\}", re.IGNORECASE)
 _ALL_TEXT = re.compile(r"\\text\{[^{}]*\}")
@@ -21,6 +36,7 @@ _EITHER = re.compile(r"(?:either|both)\s+", re.IGNORECASE)
 _SEMICOLON, _COMMA, _ANY_COMMA, _COLON = (
     re.compile(one) for one in (";", ",", "[,;]", r":|\s+to\s+|\s*\\text\{\s*to\s*\}\s*")
 )
+_OPERATION = re.compile(r"\d\s*[-+*/=]\s*\d|\\(?:times|cdot|div)")
 _CUP, _PLUS_MINUS = re.compile(r"\\cup(?![a-z])"), re.compile(r"\\(pm|mp)(?![a-z])")
 _MATRIX = re.compile(
     r"(?:\[|\()?\s*\\begin\{([pbvV]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}\s*(?:\]|\))?", re.DOTALL
@@ -77,6 +93,8 @@ def _in_braces(text: str) -> Value | None:
     inner = text[1:-1].strip()
     if text[0] not in "{(" or text[-1] not in "})" or not inner or not enclosed(text):
         return None
+    if text[0] == "{" and (rule := _RULE.match(inner)):
+        return _ruled(inner[rule.end() :])
     if text[0] == "(" and (len(inner) == 1 or len(split_top(inner, _ANY_COMMA)) > 1):
         return None
     return _value(inner)
@@ -88,7 +106,8 @@ def _several(text: str) -> Value | None:
         return None
     said = words(text) if _ALL_TEXT.fullmatch(text) else _TEXT_WITH_AND.sub(r" \1 ", text)
     said = said[found.end() :] if (found := _EITHER.match(said)) else said
-    for separator in (_AND, _SEMICOLON, _COMMA):
+    is_grouped = _OPERATION.search(said) and not re.search(r",(?!\d{3}(?!\d))|(?<!\d),", said)  # 3,100 - 750 = 2,350
+    for separator in (_AND, _SEMICOLON) if is_grouped else (_AND, _SEMICOLON, _COMMA):
         parts = split_top(said, separator)
         if len(parts) > 1:
             items = [item for item in map(read, parts) if item is not None]
@@ -117,7 +136,7 @@ def _bracketed(text: str) -> Value | None:
         return None
     rule = _RULE.match(inner) if left == r"\{" else None
     if rule:
-        return read(inner[rule.end() :])
+        return _ruled(inner[rule.end() :])
     items = _all_read(split_top(inner, _SEMICOLON if len(split_top(inner, _SEMICOLON)) > 1 else _COMMA))
     if items is None:
         return None
@@ -130,10 +149,10 @@ def _bracketed(text: str) -> Value | None:
     return Span(left=items[0], right=items[1], left_closed=left == "[", right_closed=right == "]")
 
 
-def _reals(text: str) -> Value | None:
-    if text != r"\mathbb{R}":
-        return None
-    return Span(left=expression(r"-\infty"), right=expression(r"\infty"), left_closed=False, right_closed=False)
+def _ruled(rule: str) -> Value | None:
+    """Return the set of what obeys a rule, whose letter says nothing."""
+    found = read(rule)
+    return found.value if isinstance(found, Named) else found
 
 
 def _union(text: str) -> Value | None:
@@ -152,10 +171,6 @@ def _matrix(text: str) -> Value | None:
     known = [tuple(row) for row in rows if row is not None]
     is_whole = bool(known) and len(known) == len(rows) and len({len(row) for row in known}) == 1
     return Matrix(rows=tuple(known), latex=text) if is_whole else None
-
-
-def _relation(text: str) -> Value | None:
-    return relation(text, read)
 
 
 def _ratio(text: str) -> Value | None:
@@ -194,7 +209,7 @@ def _text(text: str) -> Value | None:
     choice = _CHOICE.fullmatch(said)
     letter = next(filter(None, choice.groups()), "") if choice else said
     if len(letter) == 1 and letter.isalpha():
-        return Text(key=letter, latex=letter)
+        return expression("e") if said == "e" else Text(key=letter, latex=letter)
     if _APART.search(text):  # two numbers side by side are no product
         return Text(key=text, latex=text)
     if not _PROSE.search(text):
@@ -224,6 +239,7 @@ def _flat(items: Sequence[Value]) -> tuple[Value, ...]:
 
 
 _READERS: Sequence[Callable[[str], Value | None]] = (
-    _number, _in_braces, _several, _plus_minus, _matrix, _bracketed, _reals, _union, _relation, _ratio, _labelled,
-    _based, _text, _with_unit,
+    _number, lambda text: system(text, read), _in_braces, _several, _plus_minus, _matrix, _bracketed,
+    lambda text: reals(text, read), _union, lambda text: relation(text, read), _ratio, _labelled, _based, _text,
+    _with_unit,
 )  # fmt: skip

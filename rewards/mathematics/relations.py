@@ -2,26 +2,34 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from rewards.mathematics.notation import split_top, words
-from rewards.mathematics.values import Named, Relation, Span, Value, expression
+from rewards.mathematics.values import Named, Number, Relation, Span, Union, Value, expression
 
 Read = Callable[[str], Value | None]
 """`reading.read`, which reads the sides."""
 _SIGN = re.compile(r"\\(?:le|ge|neq|in)(?![a-z])|<|>|=")
 _APPROX = re.compile(r"\\approx(?![a-z])")
-_SUBSCRIPT = re.compile(r"_(?:\{[^{}]*\}|\w)")
+_SUBSCRIPT = re.compile(r"_(?:\{(?:[^{}]|\{[^{}]*\})*\}|\w)")
+_GIVEN = r"\s*(?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"
+"""What a function is applied to."""
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 _BOUND = re.compile(r"\\(?:sum|prod|int|lim)(?![a-z])")
 """Letters below it are its own."""
 _NAME = re.compile(
     r"[A-Za-z]'*|[A-Z]{2,5}"  # x, f', AB
     r"|(?!\\(?:infty|pi|emptyset)\b)\\[a-z]+|\\text\{[^{}]+\}|[A-Za-z][A-Za-z ]{1,40}"  # \theta, \text{Area}, area
-    r"|[A-Za-z]'*(?:\^\{-1\})?\s*\([^()=]*\)|\|[A-Za-z]{1,3}\||\[[A-Z]{3,6}\]"  # f(x), |AB|, [ABC]
+    rf"|[A-Za-z]'*(?:\^\{{-1\}})?{_GIVEN}|\([^()]*\\circ[^()]*\){_GIVEN}"  # f(x), P(X=2), E[X], (f \circ g)(x)
+    r"|\|[A-Za-z]{1,3}\||\|[^|=]*\\(?:vec|overrightarrow|cup|cap)(?![a-z])[^|=]*\||\[[A-Z]{3,6}\]"  # |AB|, [ABC]
+    r"|\\?\|{1,2}[A-Za-z]\\?\|{1,2}|[A-Z][a-z]{2}\s*\([A-Z]\)"
+    rf"|\\(?:Pr|det|dim|deg|max|min|arg|mathbb\{{[A-Z]\}}|text\{{[A-Za-z]+\}})(?:{_GIVEN}|\s*[A-Za-z])"
     r"|m?\\(?:angle|triangle)\s*[A-Z]{1,4}|\\(?:overline|vec|hat|bar)\s*\{?[A-Za-z]+\}?"
     r"|\(\s*[a-z](?:\s*,\s*[a-z])+\s*\)|[A-Z]+\s*:\s*[A-Z]+"  # (x,y), A:B
     r"|\\frac\{[A-Z]+\}\{[A-Z]+\}|\\frac\{d[a-z]?\}\{d[a-z]\}"
 )
+_REALS_BUT = re.compile(r"\\mathbb\{R\}\s*(?:\\(?:setminus|smallsetminus|backslash)|-)\s*\\?\{(.+?)\\?\}")
+_ALL_REALS = re.compile(r"(?:the set of )?all real(?: number)?s?|all reals", re.IGNORECASE)
 _LOWER, _UPPER = frozenset({"<", r"\le"}), frozenset({">", r"\ge"})
 
 
@@ -29,7 +37,8 @@ def relation(text: str, read: Read) -> Value | None:
     """Read `x = 5`, `2^{11} = 2048`, `1 < x < 2`, `x^2 + y^2 = 9`; of what is about equal, what comes first."""
     nearly = [part.strip() for part in split_top(text, _APPROX)]
     if len(nearly) > 1:
-        return read(nearly[0] if nearly[0] and not is_name(nearly[0]) else nearly[1])
+        is_constant = nearly[0] == "e" or (nearly[0] and not is_name(nearly[0]))
+        return read(nearly[0] if is_constant else nearly[1])
     members = [part.strip() for part in split_top(text, _SIGN)]
     if len(members) == 1:
         return None
@@ -44,7 +53,14 @@ def relation(text: str, read: Read) -> Value | None:
     if signs == (r"\in",):
         value = read(members[1]) if is_name(members[0]) else None
         return Named(name=_bare(members[0]), value=value, relation=found) if value else found
-    return _between(found, read) or found
+    return _apart(found, read) or _between(found, read) or found
+
+
+def without(*points: Value) -> Union:
+    """Return the real numbers without some of them, which are in order."""
+    ends = [expression(r"-\infty"), *points, expression(r"\infty")]
+    spans = [Span(left=left, right=right, left_closed=False, right_closed=False) for left, right in pairwise(ends)]
+    return Union(items=tuple(spans))
 
 
 def is_name(text: str) -> bool:
@@ -76,6 +92,25 @@ def _equated(members: Sequence[str], found: Relation, read: Read) -> Value:
         return Named(name=_bare(members[-1]), value=first, relation=found) if first else found
     is_constant = not any(_LETTER.search(words(member)) and not _BOUND.search(member) for member in members)
     return value if is_constant or len(members) > 2 else found
+
+
+def reals(text: str, read: Read) -> Value | None:
+    r"""Read `\mathbb{R}`, the same in words, and what is left of it without some numbers."""
+    if but := _REALS_BUT.fullmatch(text):
+        points = list(map(read, but[1].split(",")))
+        numbers = sorted((one for one in points if isinstance(one, Number)), key=lambda one: one.value)
+        return without(*numbers) if len(numbers) == len(points) > 0 else None
+    if text != r"\mathbb{R}" and not _ALL_REALS.fullmatch(words(text)):
+        return None
+    return Span(left=expression(r"-\infty"), right=expression(r"\infty"), left_closed=False, right_closed=False)
+
+
+def _apart(found: Relation, read: Read) -> Value | None:
+    r"""Return the numbers that `x \neq 2` leaves."""
+    if found.signs != (r"\neq",) or not re.fullmatch("[a-z]", found.members[0]):
+        return None
+    point = read(found.members[1])
+    return Named(name=found.members[0], value=without(point), relation=found) if point else None
 
 
 def _between(found: Relation, read: Read) -> Value | None:

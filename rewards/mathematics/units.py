@@ -9,7 +9,8 @@ MULTIPLIERS = {
     "pct": Fraction(1, 100), "hundred": Fraction(100), "thousand": Fraction(10**3), "million": Fraction(10**6),
     "millions": Fraction(10**6), "mil": Fraction(10**6), "billion": Fraction(10**9), "billions": Fraction(10**9),
     "bn": Fraction(10**9), "trillion": Fraction(10**12), "lakh": Fraction(10**5), "crore": Fraction(10**7),
-    "dozen": Fraction(12), "dozens": Fraction(12),
+    "dozen": Fraction(12), "dozens": Fraction(12), "万": Fraction(10**4), "萬": Fraction(10**4), "亿": Fraction(10**8),
+    "億": Fraction(10**8),
 }  # fmt: skip
 PERCENT = frozenset({"%", "percent", "per cent", "percentage", "pct"})
 _MEASURES = {
@@ -30,14 +31,10 @@ _KNOWN = {
     for name in names.split()
 }
 _SHORT_NAMES = (
-    "mm cm dm m km in ft yd mi mg g kg lb lbs oz t ms s sec min h hr hrs d yr yrs ml mL l L J kJ N W kW V A K Pa kPa "
-    "Hz mol C F mph kmh kph km/h m/s st nd rd th rad deg pts pt pcs am pm AM PM Ω eV c p °C USD EUR GBP cc px"
+    "mm cm dm m km in ft yd mi mg g kg lb lbs oz ms s sec min h hr hrs yr yrs ml mL l L J kJ N W kW V A K Pa kPa "
+    "Hz mol C F mph kmh kph km/h m/s st nd rd th rad deg pts pt pcs am pm AM PM Ω eV °C USD EUR GBP cc px"
 )
-_COUNTERS = (
-    "个 個 人 名 位 元 円 度 岁 歳 年 月 日 天 只 本 张 枚 匹 台 件 条 颗 棵 米 厘米 千米 公里 "
-    "平方米 克 千克 公斤 升 秒 分钟 小时 美元"
-)
-_SHORT = frozenset(f"{_SHORT_NAMES} {_COUNTERS}".split())
+_SHORT = frozenset(_SHORT_NAMES.split())
 """Units that are written right behind a number, or in one letter, where other letters would be factors."""
 _NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -47,14 +44,20 @@ _NUMBER_WORDS = (
 _DENIALS = (
     "or and not no nor either neither between to than least most is was are were but except unless if because since "
     "wrong maybe perhaps possibly probably squared cubed factorial times plus minus choose mod modulo over divided "
-    "multiplied remainder double twice triple both"
+    "multiplied remainder double twice triple both или и не oder und nicht ou et pas o y"
 )
 _DENYING = frozenset(f"{_NUMBER_WORDS} {_DENIALS}".split())
 _OPPOSED = (frozenset({"am", "pm"}), frozenset({"bc", "ad"}), frozenset({"° c", "° f"}))
 """What makes another answer of the same number."""
+_ANGLES = {"°": "degree", "degree": "degree", "degrees": "degree", "deg": "degree"}
+_ANGLES |= {"rad": "radian", "rads": "radian", "radian": "radian", "radians": "radian"}
+_DENYING_SIGNS = frozenset("或和与不非又及至到上下内多超未万萬亿億百만억")
+"""What a word of Chinese, Japanese or Korean that multiplies, denies or bounds has in it."""
+_FACTOR = re.compile(r"[A-Za-z](?:\^\{?-?\d\}?)?")
+_LETTER_OR_SUM = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])|\S\s*[-+]")
 _CURRENCY = "$€£¥₹₽₩¢"
 _TEXT = r"\\text\{[^{}]*\}(?:\^\{?-?\d\}?)?"
-_WORD = r"(?:[A-Za-zΩµ][A-Za-z'.-]*+|[\u4e00-\u9fff]+)(?:\^\{?-?\d\}?)?"
+_WORD = r"[^\W\d_](?:[^\W\d_]|['.-])*+(?:\^\{?-?\d\}?)?"
 _TAIL = re.compile(
     rf"(?P<core>.*?[\d)\]}}!.%{_CURRENCY}]|.*?\\(?:pi|infty)|.*?(?<![A-Za-z])[a-z])"
     rf"(?P<unit>(?:\s*(?:\^\\circ\s*[CF]?(?![a-z])|\\?%|[{_CURRENCY}]|\({_WORD}(?:\s{_WORD})*\)|\(?{_TEXT}\)?"
@@ -88,6 +91,11 @@ class Quantity:
     """The words that are a unit, in lower case."""
 
     @property
+    def angle(self) -> str:
+        """``degree`` or ``radian`` where the number is said to be in these."""
+        return _ANGLES.get(self.unit.strip("."), "")
+
+    @property
     def measure(self) -> tuple[str, Fraction] | None:
         """Kind and size of the unit where it is a known one."""
         return _measure(self.unit)
@@ -109,11 +117,15 @@ def quantity(text: str) -> Quantity | None:
     if tail is None:
         return Quantity(core=core, unit=symbol)
     told = tail["unit"]
+    if _FACTOR.fullmatch(told.strip()) and tail["core"][-1].isdigit() and _LETTER_OR_SUM.search(tail["core"]):
+        return None  # 2t + 3s has letters, and no unit
     words, factor, is_percent = _multiplied(_words(told))
     if len(words) > MAX_WORDS or any(map(_denies, words)):
         return None
     if words and r"\text" not in told and "°" not in words:
-        is_close = told[0] not in " -" and factor == 1  # letters right behind a number are factors
+        is_close = (
+            told[0] not in " -" and told[0].isascii() and factor == 1
+        )  # letters right behind a number are factors
         if not all(map(_is_unit, words)) or (is_close and not _is_short(words[0])):
             return None
     unit = " ".join(words).lower() or symbol
@@ -146,7 +158,8 @@ def _bare(word: str) -> str:
 def _denies(word: str) -> bool:
     """Say whether a word is a number, an alternative or a denial."""
     bare = _bare(word)
-    return any(part in _DENYING for part in bare.lower().split("-")) or any(one.isdigit() for one in bare)
+    is_told = any(part in _DENYING for part in bare.lower().split("-")) or any(one in _DENYING_SIGNS for one in bare)
+    return is_told or any(one.isdigit() for one in bare)
 
 
 def _is_short(word: str) -> bool:
@@ -154,14 +167,16 @@ def _is_short(word: str) -> bool:
 
 
 def _is_unit(word: str) -> bool:
-    """Say whether a plain word is a unit: one letter is only if it is a known one, and a factor otherwise."""
-    return _is_short(word) or len(_bare(word)) > 1
+    """Say whether a plain word is a unit: one Latin letter is only if it is a known one, and a factor otherwise."""
+    return _is_short(word) or len(_bare(word)) > 1 or not word.isascii()
 
 
 def convertible(one: Quantity, other: Quantity) -> Fraction | None:
     """Return how many of the other's unit one of the first's is: 1 where one of them has no unit that is known."""
     if {one.unit.replace(".", ""), other.unit.replace(".", "")} in _OPPOSED:
         return None
+    if len(one.unit) == len(other.unit) == 1 and one.unit.isalpha() and None in (one.measure, other.measure):
+        return Fraction(1) if one.unit == other.unit else None  # 3N and 3V: letters, or units that are not the same
     if one.measure is None or other.measure is None or one.unit == other.unit:
         return Fraction(1)
     return one.measure[1] / other.measure[1] if one.measure[0] == other.measure[0] else None

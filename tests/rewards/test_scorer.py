@@ -174,7 +174,7 @@ def test_two_timeouts_on_two_workers_do_not_starve_the_next_groups():
         assert {future.result(30)[0].cause for future in hung} == {"timeout"}
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"\prod_{k=1}^{10^8} k"])
+@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"\sqrt{9^{9^{9^{9}}}}"])
 def test_a_hostile_math_answer_costs_at_most_its_group(answer):
     with scorer(MathRewardConfig(), deadline_s=1.6) as runtime:
         assert score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")[1].cause == "timeout"
