@@ -46,6 +46,8 @@ _GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$"
 _BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
 _SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])|。(?=.)")
 _BOLD_END = re.compile(r"(?<![*\w])(\*{1,3}|__|`)(?!\s)([^*_`\n]+)\1[.!]?\s*\Z")
+_BOLD_NUMBER_END = re.compile(r"(?<![*\w])(\*\*|__)([^A-Za-z*_\n]*\d)\1(\s+[a-z]+){1,2}[.!]?\s*\Z")
+"""Its unit need not be bold, too."""
 _ORNAMENTS = " \n\u220e\ufe0f\u200d" + "".join(
     map(chr, (*range(0x25A0, 0x27C0), *range(0x2B00, 0x2C00), *range(0x1F000, 0x1FB00)))
 )
@@ -78,9 +80,10 @@ def final_answer(text: str, opening: str = "") -> FinalAnswer:
     announced = _announced(part)
     if announced:
         return FinalAnswer(parts=(announced,), how="announced")
-    bold = None if is_element else _BOLD_END.search(part.rstrip(_ORNAMENTS))
+    end = part.rstrip(_ORNAMENTS)
+    bold = None if is_element else _BOLD_END.search(end) or _BOLD_NUMBER_END.search(end)
     if bold:
-        return FinalAnswer(parts=(unwrapped(bold[2]),), how="emphasis")
+        return FinalAnswer(parts=(unwrapped(bold[0].replace(bold[1], "")),), how="emphasis")
     bare = unwrapped(_QUOTED.sub("", part))
     return FinalAnswer(parts=(bare,) if bare else (), how="element" if is_element else "all")
 

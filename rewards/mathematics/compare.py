@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import product
 
-from rewards.mathematics import algebra, angles, exercises
+from rewards.mathematics import algebra, angles, exercises, relations
 from rewards.mathematics.rational import TOLERANCE, near, rational
 from rewards.mathematics.reading import read
 from rewards.mathematics.units import convertible
@@ -41,6 +41,10 @@ def equal(gold: Value, answer: Value) -> bool:
         return _named(gold, answer)
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _relations(gold, answer)
+    if isinstance(gold, Relation | Number) and isinstance(answer, Relation | Number):
+        one, other = (relations.combined(side, read) if isinstance(side, Relation) else side for side in (gold, answer))
+        if one is not None and other is not None:
+            return _single(one, other)
     if isinstance(gold, Union) or isinstance(answer, Union) or _are_spans(gold) or _are_spans(answer):
         return _matched(_pieces(gold), _pieces(answer))
     if isinstance(gold, Parts) or isinstance(answer, Parts):

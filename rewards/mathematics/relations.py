@@ -56,6 +56,18 @@ def relation(text: str, read: Read) -> Value | None:
     return _apart(found, read) or _between(found, read) or found
 
 
+def combined(found: Relation, read: Read) -> Number | None:
+    r"""Return the number that a combination of several letters is said to be, as in `m + n = 113`; else None.
+
+    Exercises that want one number of several ask for it. `2x = 10` is no such thing, but an equation to solve.
+    """
+    if found.signs != ("=",) or len(found.members) != 2:
+        return None
+    letters = set(_LETTER.findall(re.sub(r"\\[a-z]+", " ", found.members[0])))
+    value = read(found.members[1]) if len(letters) > 1 else None
+    return value if isinstance(value, Number) else None
+
+
 def without(*points: Value) -> Union:
     """Return the real numbers without some of them, which are in order."""
     ends = [expression(r"-\infty"), *points, expression(r"\infty")]
