@@ -41,8 +41,8 @@ _ANNOUNCED = re.compile(
     rf"{_IS}[*_`]*(?:[ \t]*[:\uff1a][*_`]*)?(?:[ \t]*(?:therefore|thus|then|simply|just|indeed)\b,?)?"
 )
 _TOLD_IN_LATEX = re.compile(r"\\text\w*\{([^{}]*\banswer\b[^{}]*)\}", re.IGNORECASE)
-_HEADING = re.compile(r"(?im)^[\s#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
-_GSM8K = re.compile(r"(?m)^\s*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
+_HEADING = re.compile(r"(?im)^[ \t#*_]*(?:the )?(?:final |correct )?answer[\s*_:]*$")
+_GSM8K = re.compile(r"(?m)^[ \t]*####\s*([-+\u2212$€£]*\s*\.?\d[\d,./ %]*?)\s*$")
 _BLOCK = re.compile(r"\s*(\\\[.+?\\\]|\$\$.+?\$\$)", re.DOTALL)
 _SENTENCE = re.compile(r"(?:\w{3,}|[\d)\]}$*%°])[.!?]\**(?=\s+[A-Z\[(*])|。(?=.)")
 _BOLD_END = re.compile(r"(?<![*\w])(\*{1,3}|__|`)(?!\s)([^*_`\n]+)\1[.!]?\s*\Z")
@@ -52,7 +52,7 @@ _ORNAMENTS = " \n\u220e\ufe0f\u200d" + "".join(
     map(chr, (*range(0x25A0, 0x27C0), *range(0x2B00, 0x2C00), *range(0x1F000, 0x1FB00)))
 )
 """Emoji, check marks, the end of a proof."""
-_QUOTED = re.compile(r"(?m)^\s*>\s+")
+_QUOTED = re.compile(r"(?m)^[ \t]*>\s+")
 _WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|__|_|`+)\s*(.*?)\s*\1", re.DOTALL)
 
 

@@ -23,7 +23,7 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"<(?:answer|solution|response|result|output)>", re.IGNORECASE)
-_LAST_TOKENS = re.compile(r"(?:\s*<\|\w+\|>)+\s*\Z")
+_LAST_TOKENS = re.compile(r"(?<!\s)(?:\s*<\|\w+\|>)+\s*\Z")
 
 
 def said(text: str, opening: str = "") -> str:
