@@ -13,10 +13,8 @@ Apply = Callable[..., str]
 """``apply(messages, add_generation_prompt=..., tools=..., **settings)`` -> text: a tokenizer's template."""
 CALL_ID = "call{:05d}"
 """Nine letters and digits, as the templates of Mistral's models demand of the id of a tool call."""
-
-
-MARK = "of-a-tool"
-"""Stands for the name of a called tool, and for what one answers, where it is looked whether a template writes them."""
+MARK = "7031859264"
+"""What is looked for in a template's text, in place of a called tool's name, of what one answers or somebody says."""
 
 
 class TemplateError(ValueError):
@@ -35,7 +33,8 @@ def write(
 
     Templates differ in what they take for a tool call: next to it no content, or an empty one; any id, or one of nine
     letters and digits; arguments as an object, or as its JSON text. The first form is taken that the template does not
-    refuse, or write as the word None. Raises TemplateError where it refuses them all, or leaves out a call.
+    refuse, or write as the word None. Raises TemplateError where it refuses them all, or leaves out a call or what
+    somebody else than the assistant says: the assistant's thoughts alone may be left out.
     """
     given = {"add_generation_prompt": add_generation_prompt, "tools": tools or None, **(settings or {})}
     refusal: Exception | None = None
@@ -54,6 +53,7 @@ def write(
                 "the chat template leaves out calls of tools, or what tools answer; use the template of a model that "
                 "calls tools, or conversations without them"
             )
+        _require_said(apply, form, given, text)
         return text
     assert refusal is not None
     what = str(refusal).removeprefix("the chat template refuses the conversation: ")
@@ -77,6 +77,31 @@ def tools_of(columns: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
 def settings_of(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a row's template is given by name, such as ``enable_thinking``."""
     return columns.get("chat_template_kwargs") or {}
+
+
+def _require_said(apply: Apply, form: Sequence[Mapping[str, Any]], given: Mapping[str, Any], text: str) -> None:
+    """Raise TemplateError where a text leaves out what a system, developer or user turn says.
+
+    A template may write a content otherwise, so what is not there is looked for once more, as a mark in its place.
+    """
+    quiet = [
+        at
+        for at, turn in enumerate(form)
+        if turn["role"] not in ("assistant", "tool")
+        and isinstance(turn["content"], str)
+        and turn["content"].strip() not in text
+    ]
+    for at in quiet:
+        marked = [*form[:at], {**form[at], "content": MARK}, *form[at + 1 :]]
+        try:
+            is_there = MARK in apply(marked, **given)
+        except Exception:  # the template takes this content apart, so it does not overlook it
+            continue
+        if not is_there:
+            raise TemplateError(
+                f"the chat template leaves out what the {form[at]['role']} says in turn {at + 1}; rename the role to "
+                "one that it writes, or leave the turn out"
+            )
 
 
 def _forms(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rewards import registry
-from rewards.types import Attempt, Graded, Mark, Message, RewardFunction
+from rewards.types import Attempt, Graded, LogMetric, Mark, Message, RewardFunction
 from rewards.worker import Announce, is_being_cancelled, shown
 
 if TYPE_CHECKING:
     from rewards.config import RewardConfigBase
 
-LogMetric = Callable[[str, float], None]
 """What a reward may log by: name and value, as in TRL."""
 LONGEST_READ = 200
 """Characters that are kept of what a reward took for the answer."""
@@ -230,6 +229,7 @@ def _judge_value(label: str, value: Any) -> Mark:
     except Exception:  # the value is of somebody else's class
         number = math.nan
     if abs(number) <= LARGEST_VALUE:
-        return Mark(value=number, read=value.read[:LONGEST_READ] if isinstance(value, Mark) else "")
+        given = value if isinstance(value, Mark) else Mark()
+        return Mark(value=number, detail=given.detail[:LONGEST_READ], read=given.read[:LONGEST_READ])
     detail = f"reward {label!r} returned {shown(bare)} for this attempt; it must be a finite number or None"
     return Mark(cause="malformed", detail=detail)

@@ -6,12 +6,12 @@ should be put to a test on answers of known worth (`strop rewards check`) before
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from rewards.chat import Chat, Meter, filled, gathered, transcript
-from rewards.types import Mark, RewardFunction
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import JudgeRewardConfig
@@ -61,7 +61,7 @@ def load(config: "JudgeRewardConfig") -> RewardFunction:
     judged = _pairwise if config.compare == "pairwise" else _pointwise
 
     async def judge(
-        prompts: list[Any], completions: list[Any], log_metric: Callable[[str, float], None], **columns: list[Any]
+        prompts: list[Any], completions: list[Any], log_metric: LogMetric, **columns: list[Any]
     ) -> list[float | Mark | None]:
         meter = Meter()
         references = columns[config.reference_column] if config.reference_column else [""] * len(prompts)

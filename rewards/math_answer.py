@@ -15,7 +15,7 @@ from rewards.mathematics import compare, prose
 from rewards.mathematics.gold import gold_value
 from rewards.mathematics.reading import listed
 from rewards.mathematics.values import Text, Value
-from rewards.types import Mark, RewardFunction
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import MathRewardConfig
@@ -41,11 +41,17 @@ def load(config: "MathRewardConfig") -> RewardFunction:
     equals(r"\boxed{\sqrt{2}}", r"\sqrt{3}")  # the first parse builds tables
 
     def math(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
-    ) -> list[float | Mark]:
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
+    ) -> list[Mark]:
         answers = [final_answer(text, opening) for text, opening in last_turns(completions, openings)]
         end = time.monotonic() + GROUP_LIMIT_S
-        return [_mark(answer, gold, end) for answer, gold in zip(answers, columns[column], strict=True)]
+        marks = [_mark(answer, gold, end) for answer, gold in zip(answers, columns[column], strict=True)]
+        log_metric("raised/count", sum(bool(mark.detail) for mark in marks if mark.cause == "ok"))
+        return marks
 
     return math
 
@@ -55,8 +61,8 @@ def _mark(answer: FinalAnswer, gold: Any, end: float) -> Mark:
     limit_s = max(LEAST_LIMIT_S, min(ANSWER_LIMIT_S, end - time.monotonic()))
     try:
         with _time_limit(limit_s):
-            is_equal, read = _verdict(answer, *_key(gold))
-            return Mark(value=float(is_equal), read=read)
+            is_equal, read, raised = _verdict(answer, *_key(gold))
+            return Mark(value=float(is_equal), detail=raised, read=read)
     except _TooSlowError:
         detail = f"the answer could not be compared within {limit_s:.1f} s"
         return Mark(cause="timeout", detail=detail, read=", ".join(answer.parts))
@@ -79,18 +85,18 @@ def equals(response: str, gold: Any, opening: str = "") -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _verdict(answer: FinalAnswer, gold: str, is_json: bool) -> tuple[bool, str]:
-    """Compare, and say what was read; a group gives the same few answers again and again."""
+def _verdict(answer: FinalAnswer, gold: str, is_json: bool) -> tuple[bool, str, str]:
+    """Compare; say what was read, and what comparing raised. A group gives the same few answers again and again."""
     right = _gold(gold, is_json)
-    parts = answer.parts
+    parts, raised = answer.parts, ""
     try:
         if answer.how != "box" and parts and not isinstance(right, Text):
             parts = tuple(prose.mathematics_in(parts[0], is_told=answer.how != "all"))
         value = listed(parts) if parts else None
         is_equal = value is not None and compare.equal(right, value)
-    except Exception:  # what sympy and deep brackets raise: the answer is none, and costs nobody else his mark
-        is_equal = False
-    return is_equal, ", ".join(parts)
+    except Exception as error:  # what sympy and deep brackets raise: the answer is none, and costs nobody else his mark
+        is_equal, raised = False, f"comparing it raised {type(error).__name__}: {error}"
+    return is_equal, ", ".join(parts), raised
 
 
 def _key(gold: Any) -> tuple[str, bool]:

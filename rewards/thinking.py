@@ -1,7 +1,7 @@
 """Which part of a text is thought and which is said: by the tags that models put around their thoughts.
 
-The data stage asks what a chat template has opened (`opening`), decoders which special tokens must stay in the text
-(`is_mark`), and `rewards.final_answer` what follows the thoughts (`said`).
+The data stage asks what a chat template has opened (`begun`, `opened_last`), decoders which special tokens must stay in
+the text (`is_mark`), and `rewards.final_answer` what follows the thoughts (`said`).
 """
 
 import re
@@ -51,3 +51,22 @@ def begun(rendered: str) -> str:
     """
     found = [match.start() for pattern in (_OPENED, _ANSWER) if (match := pattern.search(rendered))]
     return rendered[min(found) :] if found else ""
+
+
+def opened_last(rendered: str) -> re.Match[str] | None:
+    """Return the tag of a thinking part with which a text ends, white space aside."""
+    return next((tag for tag in _OPENED.finditer(rendered) if not rendered[tag.end() :].strip()), None)
+
+
+def closing(tag: str) -> str:
+    """Return the tag that closes what this one opens; of OpenAI's channels, which close by opening another, raise
+    ValueError.
+    """
+    if "channel|>" in tag:
+        raise ValueError(f"{tag} is closed by another channel")
+    if tag.startswith("<|channel>"):
+        return "<channel|>"
+    for opens, closes in (("START_", "END_"), ("begin_of", "end_of"), ("<|open|>", "<|close|>")):
+        if opens in tag:
+            return tag.replace(opens, closes)
+    return f"{tag[0]}/{tag[1:]}"

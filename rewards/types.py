@@ -26,11 +26,13 @@ class Mark:
     """Before its weight; None unless ``cause`` is ``ok``."""
     cause: Cause = "ok"
     detail: str = ""
-    """For failures: what the reward did."""
+    """What the reward did, for failures; with a value, what one should know of how it came about."""
     read: str = ""
     """What it took for the answer, for those who ask why; of a reward that reads none, empty."""
 
 
+LogMetric = Callable[[str, float], None]
+"""``log_metric(name, value)``: the value is averaged over a step."""
 RewardFunction = Callable[..., Sequence[float | Mark | None] | Awaitable[Sequence[float | Mark | None]]]
 """What a user writes; the signature that TRL's reward functions have, one value an attempt, higher is better.
 

@@ -6,13 +6,13 @@ begins: its rows, the `exact` reward and a `grpo` stage make a better verifier, 
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rewards.chat import Chat, Meter, filled, gathered, transcript
 from rewards.final_answer import final_answer
 from rewards.judge import unreadable
-from rewards.types import Mark, RewardFunction
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import VerifierRewardConfig
@@ -39,7 +39,7 @@ def load(config: "VerifierRewardConfig") -> RewardFunction:
     chat = Chat(config)
 
     async def verifier(
-        prompts: list[Any], completions: list[Any], log_metric: Callable[[str, float], None], **columns: list[Any]
+        prompts: list[Any], completions: list[Any], log_metric: LogMetric, **columns: list[Any]
     ) -> list[float | Mark | None]:
         meter = Meter()
         asked = [

@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import peft
 import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import TrainableTokensWrapper
+from pydantic import TypeAdapter, ValidationError
 
 from stages.adapter_config import OTHER_STARTS, LoraParams
 from stages.params import is_said_to_be_tied, lora_config, merged
@@ -50,6 +51,18 @@ def main() -> None:
     print(json.dumps(problems))
 
 
+def _wrong_types(params: LoraParams) -> Iterator[str]:
+    """Say which of an adapter's further fields have another type than PEFT's: it would take `"no"` for true."""
+    types = get_type_hints(peft.LoraConfig)
+    for name, value in params.extra.items():
+        if name not in types or name == "init_lora_weights":
+            continue  # PEFT refuses by itself what it does not know, here also words such as pissa_niter_0
+        try:
+            TypeAdapter(types[name]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            yield f"extra.{name}: {json.dumps(value):.80}: {error.errors()[0]['msg'].lower()}"
+
+
 def problems_of(
     params: LoraParams, task: Any, config: Any, *, trust_remote_code: bool, adapts_head: bool = True
 ) -> Iterator[str]:
@@ -58,6 +71,9 @@ def problems_of(
         model = AUTO_CLASSES[task].from_config(config, trust_remote_code=trust_remote_code)
     inner = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | torch.nn.Embedding)]
     num_layers, num_rows = config.get_text_config().num_hidden_layers, model.get_input_embeddings().num_embeddings
+    if mistyped := list(_wrong_types(params)):
+        yield from mistyped
+        return
     try:
         config_of_adapter = lora_config(params, task)
         if str(params.start).lower().startswith(OTHER_STARTS):  # they read the weights, of which there are none

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from rewards import thinking
 from rewards.types import Message
 from rollout.types import places_outside
 from stages.data.rendering import Chat, prompt_ids, prompt_text, text_of
@@ -17,8 +18,6 @@ from stages.data.rows import DataError, Row, place_of
 
 TrainOn = Literal["last", "all"]
 
-OPENED = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
-"""How a prompt ends whose template opens the thinking part for the assistant."""
 SENTINEL = "what-is-said-here"
 
 
@@ -190,8 +189,8 @@ def _answered(chat: Chat, row: Row, turns: Sequence[Message], context: str) -> s
     written = text_of(chat, row, turns, asks=False)
     if written.startswith(context):
         return context + written[len(context) :].rstrip()
-    opened = OPENED.search(context)
-    thoughts = _with_thoughts(turns[-1], opened[1]) if opened else None
+    opened = thinking.opened_last(context)
+    thoughts = _with_thoughts(turns[-1], opened) if opened else None
     if thoughts is None:
         return None
     marked = text_of(chat, row, [*turns[:-1], {"role": "assistant", "content": SENTINEL}], asks=False)
@@ -200,15 +199,17 @@ def _answered(chat: Chat, row: Row, turns: Sequence[Message], context: str) -> s
     return context + thoughts + end.rstrip() if mark and start.startswith(stem.rstrip()) else None
 
 
-def _with_thoughts(turn: Message, tag: str) -> str | None:
+def _with_thoughts(turn: Message, opened: re.Match[str]) -> str | None:
     """Return what an assistant says after a template has opened its thinking part; None where it has no thoughts."""
     content, apart = turn.get("content") or "", turn.get("reasoning_content") or turn.get("thinking")
     if turn.get("tool_calls"):
         return None  # how calls are written only the template knows
+    closed = thinking.closing(opened[0])
     if apart:
-        return f"{apart.strip()}\n</{tag}>\n\n{content}"
-    head, mark, rest = content.partition(f"</{tag}>")
-    return head.lstrip().removeprefix(f"<{tag}>").lstrip() + mark + rest if mark else None
+        has_lines = closed.startswith("</") or opened.end() < len(opened.string)
+        return f"{apart.strip()}\n{closed}\n\n{content}" if has_lines else f"{apart.strip()}{closed}{content}"
+    head, mark, rest = content.partition(closed)
+    return head.lstrip().removeprefix(opened[0]).lstrip() + mark + rest if mark else None
 
 
 def _after(chat: Chat, before: Sequence[int], text: str, longer: str) -> list[int] | None:

@@ -97,6 +97,20 @@ def test_an_answer_that_takes_too_long_is_not_scored(monkeypatch):
     assert values[1].value == 1.0
 
 
+def test_an_answer_on_which_the_comparison_raises_is_wrong_and_counted(monkeypatch):
+    def raises(*_: object) -> bool:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("rewards.math_answer.compare.equal", raises)
+    logged = []
+    turns = [group(box("631"))[0].completion, group("none")[0].completion]
+    marks = load(MathRewardConfig())(
+        prompts=[None] * 2, completions=turns, answer=["633"] * 2, log_metric=lambda *metric: logged.append(metric)
+    )
+    assert (marks[0].value, marks[0].detail) == (0.0, "comparing it raised RecursionError: too deep")
+    assert logged == [("raised/count", sum(bool(mark.detail) for mark in marks))]
+
+
 def test_it_scores_right_answers_in_threads_too():
     """math-verify's own time limit raises there, and a framework that swallows that scores everything 0."""
     reward = load(MathRewardConfig())

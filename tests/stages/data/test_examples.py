@@ -204,6 +204,20 @@ def test_a_template_that_takes_arguments_as_text_gets_them_so() -> None:
     ]
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_a_template_that_leaves_out_what_somebody_says_is_refused_by_role_and_turn(role: str) -> None:
+    given = "{% for m in messages %}{% if m.role != '" + role + "' or loop.index == 2 %}"
+    chat = chat_of("qwen3", given + "{{ m.role + (m.content or '') + eos_token }}{% endif %}{% endfor %}")
+    turns = [{"role": role, "content": "Be brief."}, ASKED]
+    with pytest.raises(DataError, match=f"leaves out what the {role} says in turn 1"):
+        examples(chat, {"prompt": turns, "completion": [ANSWER]}, "completion", "last")
+
+
+def test_a_template_may_write_what_somebody_says_otherwise() -> None:
+    chat = chat_of("qwen3", "{% for m in messages %}{{ m.role + (m.content | upper) + eos_token }}{% endfor %}")
+    assert examples(chat, {"prompt": [ASKED], "completion": [ANSWER]}, "completion", "last")
+
+
 def test_a_template_that_leaves_out_calls_or_what_tools_answer_is_refused() -> None:
     chat = chat_of("gemma", "{% for m in messages %}{{ m.role + (m.content or '') + eos_token }}{% endfor %}")
     with pytest.raises(DataError, match="leaves out calls of tools"):
@@ -248,6 +262,23 @@ def test_thoughts_are_learned_from_where_the_prompt_opened_them(template: str, t
     [example] = examples(chat, {"prompt": [ASKED], "completion": [turn]}, "completion", "last")
     start = START if template == OPENS else START.replace("<|im_end|>\n", "<|im_end|>")
     assert_is(example, [(start, False), ("clouds?\n</think>\n\nIt is sunny.<|im_end|>", True)], chat)
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed"),
+    [("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<reason>\n", "\n</reason>\n\n"),
+     ("<|START_THINKING|>", "<|END_THINKING|>"), ("<|begin_of_thought|>\n", "\n<|end_of_thought|>\n\n"),
+     ("<|channel>thought\n", "\n<channel|>\n\n")],
+)  # fmt: skip
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_thoughts_are_learned_behind_each_familys_tag(opened: str, closed: str, is_apart: bool) -> None:
+    strips = STRIPS.replace("<think>\n", opened).replace("</think>", closed.strip())
+    turn = {"role": "assistant", "content": f"{opened}clouds?{closed}It is sunny."}
+    apart = {"role": "assistant", "content": "It is sunny.", "reasoning_content": "clouds?"}
+    row = {"prompt": [ASKED], "completion": [apart if is_apart else turn]}
+    [example] = examples(chat_of("qwen3", strips), row, "completion", "last")
+    start = START.replace("<|im_end|>\n", "<|im_end|>").replace("<think>\n", opened)
+    assert_is(example, [(start, False), (f"clouds?{closed}It is sunny.<|im_end|>", True)], chat_of("qwen3"))
 
 
 def test_tokens_that_merge_across_the_border_are_learned_as_the_engine_meets_them() -> None:
