@@ -1,6 +1,6 @@
 """A jail for code that nobody has read: no network, its own files, processes, memory, time and output, all bounded.
 
-    Order (source, trials) -> bubblewrap -> `sandbox_inside` -> Outcome of each trial
+    Order (source, trials) -> bubblewrap -> `inside.trials` -> Outcome of each trial
 
 bubblewrap is what Flatpak jails applications with. The code sees Python, its installed packages and an empty folder in
 memory, all else read-only or absent; its processes are in a namespace of their own, so that none is left when the jail
@@ -26,7 +26,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from rewards.config import SANDBOX_GRACE_S
-from rewards.sandbox_inside import BEGUN, FORBIDDEN
+from rewards.inside.bounds import FORBIDDEN
+from rewards.inside.trials import BEGUN
 from rewards.strays import kill_those_with
 from rewards.types import RewardError
 
@@ -38,7 +39,10 @@ SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 HOME = "/sandbox"
 """The one folder to write to, in memory; also called /tmp, where our own Python does not lie below that."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-_INSIDE = Path(__file__).with_name("sandbox_inside.py")
+_INSIDE = Path(__file__).with_name("inside")
+_PROGRAM = "import sys; sys.path.insert(0, {!r}); from rewards.inside import trials; del sys.path[0]; trials.main()"
+_OURS = "/strop"
+"""Where a jail has what it runs of Strop: the folder `inside`, nothing else."""
 
 
 class SandboxError(RewardError):
@@ -144,7 +148,7 @@ class Sandbox:
             mark = uuid.uuid4().hex
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 env = {**_plain_environment(folder), **_marks(), MARK_VARIABLE: mark}
-                told, complaint = self._converse(_python(), order, env, folder)
+                told, complaint = self._converse(_python(str(_INSIDE.parent.parent)), order, env, folder)
                 kill_those_with(f"{MARK_VARIABLE}={mark}")
         if told[:1] != [BEGUN]:
             raise SandboxError(complaint or "it ended without a word")
@@ -225,17 +229,17 @@ def _jail(disk_bytes: int) -> list[str]:
             for parent in reversed(Path(prefix).parents[:-1]):
                 command += ["--perms", "0755", "--dir", str(parent)]
             command += ["--ro-bind", prefix, prefix]
-    command += ["--proc", "/proc"]
+    command += ["--ro-bind", str(_INSIDE), f"{_OURS}/rewards/inside", "--proc", "/proc"]
     for device in DEVICES:
         command += ["--dev-bind", device, device]
     command += ["--perms", "1777", "--size", str(disk_bytes), "--tmpfs", HOME, "--symlink", HOME, "/dev/shm"]
     if not any(Path(prefix).is_relative_to("/tmp") for prefix in (sys.base_prefix, sys.prefix)):
         command += ["--symlink", HOME, "/tmp"]
-    return [*command, "--remount-ro", "/", "--chdir", HOME, "--", *_python()]
+    return [*command, "--remount-ro", "/", "--chdir", HOME, "--", *_python(_OURS)]
 
 
-def _python() -> list[str]:
-    return [sys.executable, "-I", "-c", _INSIDE.read_text()]
+def _python(ours: str) -> list[str]:
+    return [sys.executable, "-I", "-c", _PROGRAM.format(ours)]
 
 
 def _plain_environment(home: str) -> dict[str, str]:

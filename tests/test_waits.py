@@ -28,7 +28,7 @@ ENDED_OTHERWISE: dict[Place, tuple[int, str]] = {
     ("rewards/process.py", "WorkerProcess._write"): (1, "a thread that waits for questions until the worker is killed"),
     ("rewards/sandbox.py", "Sandbox._converse"): (1, "after SIGKILL to all of the sandbox"),
     ("rewards/sandbox.py", "Sandbox._end"): (1, "after SIGKILL to all of the sandbox"),
-    ("rewards/sandbox_inside.py", "run"): (1, "inside of a sandbox, which is killed from outside at its limit"),
+    ("rewards/inside/trials.py", "run"): (1, "inside of a sandbox, which is killed from outside at its limit"),
     ("rewards/worker.py", "serve"): (1, "a worker waits for its order, and dies with its parent"),
     ("rewards/worker.py", "serve_at_once"): (1, "a worker waits for questions, and dies with its parent"),
     ("rewards/worker.py", "serve_at_once.hear"): (1, "the event loop has seen that there is something"),

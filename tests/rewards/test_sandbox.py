@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rewards.inside.bounds import FORBIDDEN
 from rewards.sandbox import Limits, Sandbox, SandboxError, Trial
-from rewards.sandbox_inside import FORBIDDEN
 
 CLONE = FORBIDDEN.get(platform.machine(), {"clone": 0})["clone"]
 LIMITS = Limits(
