@@ -1,19 +1,18 @@
 """A recipe becomes one frozen RunConfig, or one readable error. Imports nothing heavy."""
 
 import difflib
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipeline.secrecy import secrets_in
 from stages.base import RunFacts
 from stages.config import AnyStage
+from stages.yaml_tree import TreeError, read_tree, require_plain, shown, yaml_tree
 
 
 class ConfigError(ValueError):
@@ -90,8 +89,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     tree = _read(path)
     for override in overrides:
         _apply(tree, override)
-    tree = _with_homes(tree)
-    if secrets := sorted(set(secrets_in(tree, path.read_text(encoding="utf-8")))):
+    try:
+        require_plain(tree)
+    except TreeError as error:
+        raise ConfigError(f"{path} with what --set says: {error}") from error
+    if secrets := sorted(set(secrets_in(tree, path.read_text(encoding="utf-8", errors="replace")))):
         raise ConfigError(
             f"{path}: {', '.join(secrets)} looks like a secret, and a recipe is kept with its run, shown in the report "
             "and given to trackers; leave it in the environment, and have your code, or api_key_variable, name the "
@@ -103,52 +105,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError("\n".join(f"{path}: {line}" for line in _explain(error, tree))) from error
 
 
-NO_PATHS = {"columns", "kwargs", "pattern", "request", "rubric", "system", "systems", "tags", "template"}
-"""Keys below which a text is meant as it is."""
-
-
-def _with_homes(node: Any) -> Any:
-    """Return the tree with `~` written out where a text begins as a path below somebody's home does."""
-    if isinstance(node, dict):
-        return {key: value if key in NO_PATHS else _with_homes(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_homes(value) for value in node]
-    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~") else node
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's own loader keeps the last of two equal keys in silence; this one refuses."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(f"line {line}: key {key!r} is given twice; YAML would keep the last in silence")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(  # YAML 1.1 takes 1e-5 for a text
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
-        raise ConfigError(f"recipe {path} {what}; shipped ones lie in configs/")
+    if not path.exists():
+        raise ConfigError(f"recipe {path} does not exist; shipped ones lie in configs/")
     try:
-        text = path.read_text(encoding="utf-8")
-        # what we wrote ourselves is JSON, whose 1e-05 YAML would take for a text
-        tree = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
-    except ConfigError as error:
-        raise ConfigError(f"{path}, {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        tree = read_tree(path)
+    except TreeError as error:
+        raise ConfigError(f"recipe {path} cannot be read, {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}; a recipe is a mapping of keys such as name, stages")
     return tree
@@ -157,31 +120,42 @@ def _read(path: Path) -> dict[str, Any]:
 def _apply(tree: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override!r} has no '='; write it as --set stages.dpo.loss.beta=0.05")
-    *parents, leaf = path.split(".")
+        raise ConfigError(f"--set {shown(override)} has no '='; write it as --set stages.dpo.loss.beta=0.05")
+    where, (*parents, leaf) = f"--set {'.'.join(map(_key_shown, path.split('.')[:8]))}", path.split(".")
     stages = tree.get("stages")
     if parents[:1] == ["stages"] and len(parents) > 1 and isinstance(stages, dict) and parents[1] not in stages:
-        raise ConfigError(f"--set {path}: there is no stage {parents[1]!r}{_nearest(parents[1], list(stages))}")
+        raise ConfigError(f"{where}: there is no stage {parents[1]!r}{_nearest(parents[1], list(stages))}")
     if not all((*parents, leaf)):
-        raise ConfigError(f"--set {override!r} has an empty name in its path; write it as --set stages.sft.num_steps=9")
+        raise ConfigError(
+            f"--set {shown(override)} has an empty name in its path; write it as --set stages.sft.num_steps=9"
+        )
     node = tree
     for key in parents:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise ConfigError(
-                f"--set {path}: {key!r} holds {node!r:.60}, which has no keys below it; set the whole value instead"
+                f"{where}: {_key_shown(key)} holds {shown(node)}, which has no keys below; set the whole value instead"
             )
     try:
-        node[leaf] = yaml.load(value, Loader=_StrictLoader)
-    except (yaml.YAMLError, TypeError) as error:
-        raise ConfigError(f"--set {path}: {value!r} is not YAML: {error}") from error
+        node[leaf] = yaml_tree(value)
+    except TreeError as error:
+        raise ConfigError(f"{where}: {shown(value)} is not YAML that a recipe may hold: {error}") from error
+
+
+MOST_TOLD = 20
+"""Things that are said to be wrong with a recipe, at most."""
 
 
 def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
+    yield from islice(_explained(error, tree), MOST_TOLD)
+    if error.error_count() > MOST_TOLD:
+        yield f"{error.error_count() - MOST_TOLD} more things are wrong with it"
+
+
+def _explained(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
     for problem in error.errors():
-        location = tuple(part for part in problem["loc"] if _is_key(part))
-        keys, node = _resolve(location, tree)
-        where = ".".join(map(str, keys)) or "the recipe"
+        keys, node = _resolve(problem["loc"], tree)
+        where = ".".join(map(_key_shown, keys)) or "the recipe"
         if problem["type"] == "extra_forbidden":
             yield f"{where} is not a known key{_nearest(str(keys[-1]), _fields_beside(keys, tree))}"
         elif problem["type"] == "missing":
@@ -189,12 +163,13 @@ def _explain(error: ValidationError, tree: Mapping[str, Any]) -> Iterator[str]:
         elif problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
             yield _explain_tag(where, problem, node)
         else:
-            given = f" (given: {node!r:.80})" if not isinstance(node, Mapping) else ""
+            given = f" (given: {shown(node, 80)})" if not isinstance(node, Mapping) else ""
             yield f"{where}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 
-def _is_key(part: int | str) -> bool:
-    return not (isinstance(part, str) and ("[" in part or "(" in part))
+def _key_shown(key: int | str) -> str:
+    """Return a key for a message, in quotes where it holds more than words do."""
+    return str(key) if re.fullmatch(r"[\w-]{1,60}", str(key)) else shown(str(key))
 
 
 def _resolve(location: Sequence[int | str], tree: Any) -> tuple[list[int | str], Any]:
@@ -213,7 +188,9 @@ def _resolve(location: Sequence[int | str], tree: Any) -> tuple[list[int | str],
 
 
 def _is_tag(part: int | str, node: Any) -> bool:
-    return isinstance(node, Mapping) and part in (node.get("kind"), node.get("type"))
+    """Say whether a part of a location is pydantic's own: a variant of a union, or a validator such as `list[int]`."""
+    is_variant = isinstance(node, Mapping) and part in (node.get("kind"), node.get("type"))
+    return is_variant or (isinstance(part, str) and ("[" in part or "(" in part))
 
 
 def _explain_tag(where: str, problem: Any, node: Any) -> str:
@@ -223,7 +200,7 @@ def _explain_tag(where: str, problem: Any, node: Any) -> str:
     tag = str(context.get("tag", ""))
     if problem["type"] == "union_tag_not_found":
         return f"{where} has no {key if key in ('kind', 'type') else 'type'}; it says which variant is meant"
-    return f"{where}: {tag!r} is not one of {', '.join(valid)}{_nearest(tag, valid)}"
+    return f"{where}: {shown(tag)} is not one of {', '.join(valid)}{_nearest(tag, valid)}"
 
 
 ELSEWHERE_CALLED = {

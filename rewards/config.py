@@ -19,6 +19,7 @@ from pydantic import (
 from typing_extensions import override
 
 from rewards.final_answer import final_answer
+from rewards.paths import Place
 
 SANDBOX_GRACE_S = ANALYSIS_GRACE_S = 1.0
 """Seconds that a sandbox may take to start and end, besides what runs in it; and static analysis to look at it."""
@@ -260,7 +261,7 @@ class ModelRewardConfig(RewardConfigBase):
     """The logit of a trained reward model, any number."""
 
     type: Literal["model"] = "model"
-    model: str | None = Field(default=None, min_length=1)
+    model: Place | None = Field(default=None, min_length=1)
     """A Hugging Face id or a folder, with a sequence-classification head of one label."""
     stage: str | None = Field(default=None, min_length=1)
     """Or the stage of the same run that makes it."""
@@ -307,7 +308,7 @@ class PriceConfig(BaseModel):
 class AskingConfig(RewardConfigBase):
     """What rewards share that ask a language model."""
 
-    model: str = Field(min_length=1)
+    model: Place = Field(min_length=1)
     """As the endpoint calls it; or, without one, a Hugging Face id or a folder."""
     base_url: str | None = Field(default=None, pattern="^https?://")
     """OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; none: a vLLM server that the worker starts."""
@@ -328,7 +329,7 @@ class AskingConfig(RewardConfigBase):
     """Requests at once."""
     concurrency: int = Field(default=8, ge=1)
     """Groups at once."""
-    cache: str | None = None
+    cache: Place | None = None
     """SQLite file of replies, kept between runs; none: in memory, for as long as the worker lives."""
     price: PriceConfig = Field(default_factory=PriceConfig)
     """For the meter."""

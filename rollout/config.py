@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from rewards.paths import Place
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
@@ -199,6 +201,6 @@ class WeightSyncConfig(_Config):
     transport: Literal["auto", "shared_memory", "cuda_ipc", "broadcast"] = "auto"
     """How weights travel: as files; opened where they are, by an engine on the learner's GPU; or sent, by NCCL between
     GPUs and gloo between CPUs. By default what fits where the engines are."""
-    folder: str | None = Field(default=None, min_length=1)
+    folder: Place | None = Field(default=None, min_length=1)
     """Where `shared_memory` puts its files, made where it is not there; by default shared memory, of which a container
     may have little."""

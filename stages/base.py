@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rewards.paths import Place
 from rollout.config import EngineConfig, VLLMEngineConfig
 from rollout.engine import Precision
 from rollout.engine_logs import warnings_in as warnings_in  # for those who look at runs
@@ -36,7 +37,7 @@ class Config(BaseModel):
 class RunFacts(Config):
     """What holds for the whole run and is written once, at the top of the recipe."""
 
-    model: str
+    model: Place
     """Base model: a Hugging Face id or a folder."""
     seed: int = 0
     """Everything random in the run follows from it."""

@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rewards.config import RewardConfig
@@ -20,6 +19,7 @@ from stages.data.config import DataSetConfig
 from stages.data.marking import check_marked, column_names
 from stages.data.rows import Row, load_rows, reward_columns
 from stages.gold_trials import trial_attempts
+from stages.yaml_tree import TreeError, shown, yaml_tree
 
 TRIED_ROWS, TRIED_GROUP = 8, 8
 """Rows on whose gold answers a reward is put to the test, and answers of its largest group."""
@@ -31,11 +31,11 @@ def parse_reward(spec: str) -> RewardConfig:
     Raises RewardError where it means none.
     """
     try:
-        reward: RewardConfig = TypeAdapter(RewardConfig).validate_python(yaml.safe_load(spec))
+        reward: RewardConfig = TypeAdapter(RewardConfig).validate_python(yaml_tree(spec))
         return reward
-    except (ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (ValidationError, TreeError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise RewardError(f"--reward {spec!r} is no reward: {what}") from error
+        raise RewardError(f"--reward {shown(spec)} is no reward: {what}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
+from rewards.paths import Place
+
 
 class ColumnConfig(BaseModel):
     """Where one of our columns comes from in a data set with names of its own."""
@@ -44,7 +46,7 @@ class DataSetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    path: str = Field(min_length=1)
+    path: Place = Field(min_length=1)
     """A `.jsonl` file, or the id of a data set on the Hub."""
     name: str | None = None
     """Configuration of a Hub data set."""
