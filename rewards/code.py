@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rewards.code_analysis import check_rules, deduction
 from rewards.code_tests import tests_of
+from rewards.enclosure import Limits
 from rewards.final_answer import answer_part, last_turns
-from rewards.sandbox import Limits, Sandbox, Trial
+from rewards.sandbox import Sandbox, Trial
 from rewards.types import RewardFunction
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
             output_bytes=config.output_kb << 10,
             disk_bytes=config.disk_mb << 20,
         ),
+        image=config.sandbox_image,
     )
     if config.deduct:
         check_rules(config.deduct)

@@ -21,8 +21,11 @@ from typing_extensions import override
 from rewards.final_answer import final_answer
 from rewards.paths import Place
 
-SANDBOX_GRACE_S = ANALYSIS_GRACE_S = 1.0
-"""Seconds that a sandbox may take to start and end, besides what runs in it; and static analysis to look at it."""
+SandboxKind = Literal["bubblewrap", "container", "none"]
+SANDBOX_GRACE_S: dict[SandboxKind, float] = {"bubblewrap": 1.0, "container": 10.0, "none": 1.0}
+"""Seconds that a sandbox may take to start and end, besides what runs in it."""
+ANALYSIS_GRACE_S = 1.0
+"""Seconds that static analysis may take to look at a program."""
 
 
 class RewardConfigBase(BaseModel):
@@ -221,21 +224,31 @@ class CodeRewardConfig(RewardConfigBase):
     """Rule of ruff or its prefix -> price of a finding: `{S: 0.2, F: 0.05}` for bandit's and for pyflakes'."""
     most_deducted: float = Field(default=0.5, ge=0)
     """Most that findings may cost together."""
-    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
-    """What the program is jailed by. `none` leaves it the network, your files and your processes."""
+    sandbox: SandboxKind = "bubblewrap"
+    """What the program is jailed by; `container` is Podman or Docker. `none` leaves it the network, your files and your
+    processes."""
+    sandbox_image: str = Field(default="python:3.11-slim", min_length=1)
+    """For `container`: an image with Python from 3.10 on, which must have been pulled."""
     parallel: int = Field(default=2, ge=1)
-    """Programs of a group that are tried at once."""
+    """Programs of a group that are tried at once, each with memory, processes and files of its own."""
     seconds: float = Field(default=3.0, gt=0)
     """For all tests of a program; those that are not reached are not passed."""
     seconds_a_test: float = Field(default=2.0, gt=0)
     memory_mb: int = Field(default=512, ge=64)
-    """Address space of each process; numpy fits, torch needs some thousands."""
+    """Of a program's processes and files together, and address space of each process; numpy fits, torch needs some
+    thousands. With `sandbox: none` the latter alone."""
     processes: int = Field(default=16, ge=2)
-    """At once; holds in the sandbox only."""
+    """Of a program, at once; holds in the sandbox only."""
     output_kb: int = Field(default=64, ge=1)
     """Printed in one test."""
     disk_mb: int = Field(default=16, ge=1)
-    """Files in memory."""
+    """Files in memory, of which they are a part."""
+
+    @model_validator(mode="after")
+    def _has_room_for_files(self) -> Self:
+        if self.disk_mb >= self.memory_mb:
+            raise ValueError(f"disk_mb {self.disk_mb} is part of memory_mb {self.memory_mb}, and must be less")
+        return self
 
     @model_validator(mode="after")
     def _leaves_credit_for_tests(self) -> Self:
@@ -253,7 +266,7 @@ class CodeRewardConfig(RewardConfigBase):
 
     def longest_s(self, num_attempts: int) -> float:
         """All programs running for all their time."""
-        each_s = self.seconds + SANDBOX_GRACE_S + (ANALYSIS_GRACE_S if self.deduct else 0.0)
+        each_s = self.seconds + SANDBOX_GRACE_S[self.sandbox] + (ANALYSIS_GRACE_S if self.deduct else 0.0)
         return math.ceil(num_attempts / self.parallel) * each_s
 
 

@@ -22,6 +22,7 @@ ENDED_OTHERWISE: dict[Place, tuple[int, str]] = {
     ("pipeline/ray_process.py", "_Child.hear"): (1, "it has been polled: there is something"),
     ("pipeline/ray_process.py", "_serve"): (1, "the child waits for jobs, and dies with its parent"),
     ("pipeline/tracking.py", "_Feed._serve"): (1, "a thread that waits for lines; who closes it has a limit"),
+    ("rewards/cgroup.py", "_remove"): (1, "a hundredth of a second, again until REMOVAL_S have passed"),
     ("rewards/grading.py", "_in_thread"): (1, "user code in a worker, which is killed at its question's deadline"),
     ("rewards/lane.py", "Lane._serve"): (1, "a thread that waits for jobs until its lane is closed"),
     ("rewards/process.py", "WorkerProcess._read"): (1, "a thread that listens to a worker until its pipe closes"),

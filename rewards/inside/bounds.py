@@ -1,4 +1,4 @@
-"""What bounds the code that is tried: limits of the process, and which system calls Linux refuses it.
+"""What bounds the code that is tried: limits of the process, and a filter of its system calls.
 
 Imports the standard library only: it runs inside the sandbox.
 """
@@ -6,46 +6,38 @@ Imports the standard library only: it runs inside the sandbox.
 import ctypes
 import errno
 import math
-import platform
+import os
 import resource
 import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rewards.inside.system_calls import ARCHITECTURES, NEWER_CALLS, RULES, Rule, allowed
+
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_SET_THP_DISABLE = 4, 22, 38, 41
 MAX_OPEN_FILES = 64
-ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-CLONE3, OTHER_NUMBERS = 435, 0x40000000
-"""System calls that have one number everywhere; and where the numbers of x86's second set begin."""
-NEW_NAMESPACES = 0x7E020080
-"""Flags of clone for every kind of namespace."""
-FORBIDDEN: dict[str, dict[str, Any]] = {
-    "x86_64": {
-        "clone": 56,
-        "refused": {
-            *(272, 308, 165, 166, 155, 428, 429, 430, 442),
-            *(101, 310, 311, 438),
-            *(319, 447, 29, 68),
-            *(248, 249, 250, 321, 298, 323, 425),
-        },
-    },
-    "aarch64": {
-        "clone": 220,
-        "refused": {
-            *(97, 268, 40, 39, 41, 428, 429, 430, 442),
-            *(117, 270, 271, 438),
-            *(279, 447, 194, 186),
-            *(219, 217, 218, 280, 241, 282, 425),
-        },
-    },
-}
-"""By architecture. unshare setns mount umount2 pivot_root open_tree move_mount fsopen mount_setattr; ptrace
-process_vm_readv process_vm_writev pidfd_getfd; memfd_create memfd_secret shmget msgget; add_key request_key keyctl bpf
-perf_event_open userfaultfd io_uring_setup."""
+MAX_SIGNALS = 256
+"""Timers and signals that wait, each a piece of kernel memory."""
+SHARED_BYTES = 1 << 20
+"""Largest piece of memory that processes share without a file; see `forbid_system_calls`."""
+
+Step = tuple[int, int, int, int]
+"""Of a filter: operation, steps to skip if true, if false, operand."""
+LOAD, EQUAL, GREATER, AT_LEAST, ANY_BIT, AND, END = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54, 0x06
+ALLOW, REFUSE = 0x7FFF0000, 0x00050000
+NUMBER_AT, ARCHITECTURE_AT = 0, 4
+OTHER_NUMBERS = 0x40000000
+"""Where the numbers of x86's second set begin, x32's."""
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+CLONE_VM, CLONE_VFORK = 0x0100, 0x4000
 
 
 def set_limits(order: dict[str, Any]) -> None:
-    """Bound what the child and what it starts may use; the number of processes only where they are alone in it."""
+    """Bound what the child and what it starts may use; the number of processes only where they are alone in it.
+
+    All run on one core, and without huge pages, so that what they can take between two looks of `usage` is bounded.
+    """
     limits = order["limits"]
     processor_s = math.ceil(limits["seconds_a_trial"]) + 1
     bounds = {
@@ -54,41 +46,109 @@ def set_limits(order: dict[str, Any]) -> None:
         resource.RLIMIT_FSIZE: limits["disk_bytes"],
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: MAX_SIGNALS,
     }
     if order["is_jailed"]:
         bounds[resource.RLIMIT_NPROC] = limits["processes"]
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {order["core"]} & cores or {min(cores)})
+        LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # unlike who reports: its mappings are to be seen by him
     for kind, bound in bounds.items():
         resource.setrlimit(kind, (bound, bound))
 
 
 def forbid_system_calls() -> None:
-    """Have Linux refuse, here and in all that is started from here, what a jailed program has no business with.
+    """Have Linux refuse, here and in all that is started from here, what `system_calls` does not name.
 
-    New namespaces, in which it would be root and meet less tried parts of the kernel; mounts; tracing; memory that no
-    limit counts. The filter is a program for Linux's packet filter: load the number of the call, compare, decide.
+    What is newer than NEWER_CALLS, and clone3 with it, whose flags lie in memory unseen from here, is answered as by a
+    kernel that does not have it, so that the C library does without; what every kernel has is not permitted. Another
+    architecture's calls are neither. The filter is a program for Linux's packet filter.
     """
-    calls = FORBIDDEN[platform.machine()]
-    allow, refuse, unknown = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-    load, equal, at_least, any_bit, end = 0x20, 0x15, 0x35, 0x45, 0x06
-    program = [
-        (load, 0, 0, 4),  # the architecture: a call by another one's numbers is refused
-        (equal, 1, 0, ARCHITECTURES[platform.machine()]),
-        (end, 0, 0, refuse),
-        (load, 0, 0, 0),  # the number
-        (at_least, 0, 1, OTHER_NUMBERS),
-        (end, 0, 0, refuse),
-        (equal, 0, 1, CLONE3),  # its flags lie in memory, unseen from here; the C library then takes clone
-        (end, 0, 0, unknown),
-        *[step for call in sorted(calls["refused"]) for step in ((equal, 0, 1, call), (end, 0, 0, refuse))],
-        (equal, 0, 3, calls["clone"]),
-        (load, 0, 0, 16),  # the first argument, flags
-        (any_bit, 0, 1, NEW_NAMESPACES),
-        (end, 0, 0, refuse),
-        (end, 0, 0, allow),
-    ]
-    code = b"".join(struct.pack("HBBI", *step) for step in program)
+    code = b"".join(struct.pack("HBBI", *step) for step in filter_program(os.uname().machine))
     held = ctypes.create_string_buffer(code, len(code))
-    whole = struct.pack("HxxxxxxP", len(program), ctypes.addressof(held))
+    whole = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(held))
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if LIBC.prctl(PR_SET_SECCOMP, 2, ctypes.create_string_buffer(whole, len(whole)), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "system calls cannot be filtered")
+
+
+def filter_program(machine: str) -> list[Step]:
+    """Return the filter: the architecture, then the number, of some calls their arguments too."""
+    numbers = allowed(machine)
+    ruled = {numbers[name]: [*_rule_steps(rules), *_special(name), *_end(ALLOW)] for name, rules in RULES.items()}
+    return [
+        (LOAD, 0, 0, ARCHITECTURE_AT),
+        (EQUAL, 1, 0, ARCHITECTURES[machine]),
+        *_end(REFUSE | errno.EPERM),
+        (LOAD, 0, 0, NUMBER_AT),
+        (AT_LEAST, 0, 1, OTHER_NUMBERS),
+        *_end(REFUSE | errno.EPERM),
+        *[step for number, steps in ruled.items() for step in ((EQUAL, 0, len(steps), number), *steps)],
+        *[
+            step
+            for first, last in _ranges(sorted(set(numbers.values()) - ruled.keys()))
+            for step in ((AT_LEAST, 0, 2, first), (GREATER, 1, 0, last), *_end(ALLOW))
+        ],
+        (AT_LEAST, 0, 1, NEWER_CALLS),
+        *_end(REFUSE | errno.ENOSYS),
+        *_end(REFUSE | errno.EPERM),
+    ]
+
+
+def _end(answer: int) -> list[Step]:
+    return [(END, 0, 0, answer)]
+
+
+def _argument_at(number: int, *, upper: bool = False) -> int:
+    return 16 + 8 * number + 4 * upper
+
+
+def _rule_steps(rules: Sequence[Rule]) -> Iterator[Step]:
+    for rule in rules:
+        yield (LOAD, 0, 0, _argument_at(rule.argument))
+        for at, value in enumerate(rule.only):
+            yield (EQUAL, len(rule.only) - at, 0, value)
+        if not rule.only:
+            yield (ANY_BIT, 0, 1, rule.without)
+        yield from _end(REFUSE | rule.error)
+
+
+def _special(name: str) -> list[Step]:
+    """Return further steps for one call, for the sake of what `usage` can count.
+
+    Of mmap those that bound the size of memory that is shared without a file: it stays for as long as a part of it is
+    mapped somewhere, and is no process's own, so that the pieces can be counted, and not their sizes. Of clone those
+    that refuse to wait, as vfork does, for a child that does not have this process's own memory.
+    """
+    if name == "clone":
+        return [
+            (LOAD, 0, 0, _argument_at(0)),
+            (AND, 0, 0, CLONE_VM | CLONE_VFORK),
+            (EQUAL, 0, 1, CLONE_VFORK),
+            *_end(REFUSE | errno.EPERM),
+        ]
+    if name != "mmap":
+        return []
+    return [
+        (LOAD, 0, 0, _argument_at(3)),
+        (AND, 0, 0, MAP_SHARED | MAP_ANONYMOUS),
+        (EQUAL, 0, 5, MAP_SHARED | MAP_ANONYMOUS),
+        (LOAD, 0, 0, _argument_at(1, upper=True)),
+        (EQUAL, 0, 2, 0),
+        (LOAD, 0, 0, _argument_at(1)),
+        (GREATER, 0, 1, SHARED_BYTES),
+        *_end(REFUSE | errno.ENOMEM),
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of numbers that follow each other."""
+    first = last = numbers[0]
+    for number in numbers[1:]:
+        if number != last + 1:
+            yield first, last
+            first = number
+        last = number
+    yield first, last

@@ -18,10 +18,10 @@ import time
 import types
 from typing import Any
 
-from rewards.inside.bounds import LIBC, forbid_system_calls, set_limits
+from rewards.inside.bounds import LIBC, PR_SET_DUMPABLE, forbid_system_calls, set_limits
+from rewards.inside.usage import LOOK_S, Watch
 
 BEGUN = "begun"
-PR_SET_DUMPABLE = 4
 CHUNK_BYTES = 1 << 16
 
 
@@ -37,8 +37,6 @@ def main() -> None:
         os.setgid(order["user"])
         os.setuid(order["user"])
     LIBC.prctl(PR_SET_DUMPABLE, 0)
-    if order["core"] is not None:  # so that a program of many processes slows down none but itself
-        os.sched_setaffinity(0, {order["core"]})
     print(BEGUN, file=report, flush=True)
     end = time.monotonic() + order["limits"]["seconds"]
     for trial in order["trials"]:
@@ -55,6 +53,7 @@ def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float, c
     limits = order["limits"]
     printed, print_end = os.pipe()
     done, done_end = os.pipe()
+    begun, begun_end = os.pipe()
     key = os.urandom(16)
     given = os.memfd_create("input")
     os.write(given, trial["input"].encode(errors="surrogatepass"))
@@ -62,10 +61,13 @@ def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float, c
     child = os.fork()
     if child == 0:
         be_tried(order, trial, (given, print_end, done_end), key)
-    for mine in (given, print_end, done_end):
+    for mine in (given, print_end, done_end, begun_end):
         os.close(mine)
+    os.read(begun, 1)  # the child has bounds, and may be looked at, when it has closed what is ours
+    os.close(begun)
     seconds = min(limits["seconds_a_trial"], seconds_left)
-    output, how = listen(child, printed, caller, seconds, limits["output_bytes"])
+    watch = Watch(limits["memory_bytes"]) if order["is_jailed"] else None
+    output, how = listen(child, printed, caller, seconds, limits["output_bytes"], watch)
     clear_away(child, everything=order["is_jailed"])
     if how == "hung up":
         sys.exit(1)
@@ -84,8 +86,8 @@ def be_tried(order: dict[str, Any], trial: dict[str, Any], ends: tuple[int, int,
         os.dup2(given, 0)
         os.dup2(print_end, 1)
         os.dup2(done_end, 3)
-        os.closerange(4, 4096)
         set_limits(order)
+        os.closerange(4, 4096)
         if order["is_jailed"]:
             forbid_system_calls()
         run(trial)
@@ -131,8 +133,8 @@ def set_up(text: str, namespace: dict[str, Any]) -> str:
     return ""
 
 
-def listen(child: int, printed: int, caller: int, seconds: float, most: int) -> tuple[bytes, str]:
-    """Collect what the child prints until it is gone, late, prints too much, or nobody waits any more."""
+def listen(child: int, printed: int, caller: int, seconds: float, most: int, watch: Watch | None) -> tuple[bytes, str]:
+    """Collect what the child prints until it is gone, late, prints or takes too much, or nobody waits any more."""
     output, end = b"", time.monotonic() + seconds
     os.set_blocking(printed, False)
     gone = os.pidfd_open(child)
@@ -142,14 +144,15 @@ def listen(child: int, printed: int, caller: int, seconds: float, most: int) -> 
         selector.register(caller, selectors.EVENT_READ)
         how = ""
         while not how:
-            ready = {key.fd for key, _ in selector.select(max(0.0, end - time.monotonic()))}
+            left = end - time.monotonic()
+            ready = {key.fd for key, _ in selector.select(max(0.0, min(left, LOOK_S) if watch else left))}
             chunk = read(printed)
             if chunk == b"" and printed in selector.get_map():  # closed, by everybody
                 selector.unregister(printed)
             output += chunk or b""
             if caller in ready:
                 how = "hung up"
-            elif len(output) > most:
+            elif len(output) > most or (watch and watch.finds_too_much()):
                 how = "too much"
             elif gone in ready and not chunk:
                 how = "ended"

@@ -7,8 +7,9 @@ import pytest
 
 from rewards.code import last_program
 from rewards.config import CodeRewardConfig
+from rewards.enclosure import Limits, SandboxError
 from rewards.registry import build
-from rewards.sandbox import Limits, Sandbox, SandboxError
+from rewards.sandbox import Sandbox
 from rewards.scorer import Scorer
 from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -16,27 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rewards.inside.bounds import FORBIDDEN
-from rewards.sandbox import Limits, Sandbox, SandboxError, Trial
-
-CLONE = FORBIDDEN.get(platform.machine(), {"clone": 0})["clone"]
-LIMITS = Limits(
-    seconds=3.0,
-    seconds_a_trial=1.0,
-    memory_bytes=256 << 20,
-    processes=16,
-    output_bytes=1 << 16,
-    disk_bytes=4 << 20,
-)
+from rewards.enclosure import SandboxError
+from rewards.sandbox import Sandbox, Trial
+from tests.rewards.sandboxes import LIMITS, jail, outcome, printed, running_with, wait_for
 
 pytestmark = pytest.mark.processes
-
-
-def jail():
-    try:
-        return Sandbox("bubblewrap", LIMITS)
-    except SandboxError as error:
-        pytest.skip(f"this machine cannot jail: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -47,37 +30,6 @@ def jailed():
 @pytest.fixture(scope="module", params=["bubblewrap", "none"])
 def either(request):
     return jail() if request.param == "bubblewrap" else Sandbox("none", LIMITS)
-
-
-def outcome(sandbox, source, **rest):
-    return sandbox.run([Trial(source=source, **rest)])[0]
-
-
-def printed(sandbox, source):
-    """What the source prints, which must run to its end."""
-    found = outcome(sandbox, source)
-    assert found.how == "ended", found
-    return found.output.strip()
-
-
-def wait_for(holds, deadline_s=5.0):
-    end = time.monotonic() + deadline_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def running_with(mark):
-    """Processes that carry the mark in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if mark.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
 
 
 @pytest.mark.parametrize(
@@ -192,7 +144,8 @@ def test_it_has_no_network(jailed):
         connect = f"import socket; socket.create_connection(('127.0.0.1', {port}), timeout=1)"
         assert outcome(Sandbox("none", LIMITS), connect).how == "ended"
         assert outcome(jailed, connect).how == "raised"
-    assert printed(jailed, "import socket; print([name for _, name in socket.if_nameindex()])") == "['lo']"
+    devices = "print([line.split(':')[0].strip() for line in open('/proc/net/dev').readlines()[2:]])"
+    assert printed(jailed, devices) == "['lo']"
 
 
 def test_it_sees_and_harms_no_process_of_ours(jailed):
@@ -222,26 +175,6 @@ def test_it_is_not_root_and_cannot_become_it(jailed):
     assert printed(jailed, mount) == "-1"
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "unshare(0x10000000)",
-        "unshare(0x00020000)",
-        f"syscall({CLONE}, 0x10000000 | 17, 0, 0, 0, 0)",
-        "syscall(435, 0, 0)",
-        "memfd_create(b'x', 0)",
-        "shmget(0, 4096, 0o1600)",
-        "ptrace(0, 0, 0, 0)",
-        "setns(3, 0)",
-    ],
-)
-def test_new_namespaces_and_uncounted_memory_are_refused_even_to_a_fresh_process(jailed, call):
-    probe = f"import ctypes; libc = ctypes.CDLL(None, use_errno=True); print(libc.{call}, ctypes.get_errno())"
-    started = f"import subprocess, sys; print(subprocess.check_output([sys.executable, '-c', {probe!r}]).decode())"
-    for source in (probe, started):
-        assert printed(jailed, source) in ("-1 1", "-1 38"), source  # not permitted, or no such call
-
-
 def test_a_killed_jail_takes_its_inside_along(jailed, tmp_path):
     mark = f"in-the-jail-{uuid.uuid4().hex}"
     source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'])"
@@ -264,7 +197,8 @@ def test_nothing_goes_on_when_whoever_asked_is_killed(kind, tmp_path):
     mark = f"asked-for-{uuid.uuid4().hex}"
     source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)', '{mark}'])"
     limits = replace(LIMITS, seconds=30, seconds_a_trial=30)
-    script = f"from rewards.sandbox import *\nprint(Sandbox({kind!r}, {limits!r}).run([Trial(source=input())]))"
+    made = f"Sandbox({kind!r}, {limits!r})"
+    script = f"from rewards.sandbox import Limits, Sandbox, Trial\nprint({made}.run([Trial(source=input())]))"
     asker = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, cwd=Path(__file__).parents[2])
     asker.stdin.write(source.encode() + b"\n")
     asker.stdin.flush()
