@@ -42,7 +42,7 @@ def sources() -> Iterator[Path]:
         yield from (ROOT / package).rglob("*.py")
 
 
-SHARED = {"rewards.importing", "rewards.machine", "rewards.strays", "rewards.waits"}
+SHARED = {f"rewards.{name}" for name in ("importing", "machine", "own_files", "private", "strays", "waits")}
 """What all packages share lies in the lowest."""
 
 

@@ -1,11 +1,8 @@
 """Weights travel as safetensors files in a folder that learner and engines see: shared memory, or a shared disk."""
 
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +10,29 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rewards.private import PrivateFolder
 from rollout.engine import Ticket
 from rollout.types import RolloutError
 
 WAY = "shared_memory"
 _SHARED_MEMORY = Path("/dev/shm")
 _PREFIX = "strop-weights-"
-_TRIES = 100
 
 
 class SharedMemory:
-    """Writes the files. The one that was withdrawn last stays, too, for engines that are being replaced.
+    """Writes the files, into a folder that only this user can enter, which the next run removes if this one is killed.
 
-    What a killed run has left in the folder is removed when the next one starts.
+    The file that was withdrawn last stays, too, for engines that are being replaced.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = _LockedFolder((folder or _default_folder()).absolute())
+        self._folder = _folder_in((folder or _default_folder()).absolute())
         self._count = 0
         self._withdrawn: Path | None = None
 
     def ship(self, tensors: Mapping[str, torch.Tensor], version: int) -> "WeightFile":
         """Write one file. Raises RolloutError where the folder is too small."""
-        self._folder.require_space(sum(tensor.nbytes for tensor in tensors.values()))
+        _require_space(self._folder.path, sum(tensor.nbytes for tensor in tensors.values()))
         self._count += 1
         path = self._folder.path / f"{self._count}-version-{version}.safetensors"
         save_file(dict(tensors), path)
@@ -75,69 +72,22 @@ def fetch(ticket: Ticket) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, file.get_tensor(name)
 
 
-class _LockedFolder:
-    """A folder of this process alone. The lock on it falls when the process dies, however it dies."""
-
-    def __init__(self, parent: Path) -> None:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            self._take(parent)
-        except OSError as error:
-            raise RolloutError(
-                f"weights cannot be put into {parent} ({error}); name a folder that can be written to in sync.folder"
-            ) from error
-
-    def _take(self, parent: Path) -> None:
-        for left in parent.glob(f"{_PREFIX}*"):
-            _remove_if_unlocked(left)
-        for _ in range(_TRIES):
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            descriptor = _locked(self.path)
-            if descriptor is not None:
-                self._descriptor = descriptor
-                return
-        raise RolloutError(f"{parent} yields no folder: whatever is made there is removed at once, {_TRIES} times now")
-
-    def require_space(self, num_bytes: int) -> None:
-        free = shutil.disk_usage(self.path).free
-        if free < num_bytes:
-            raise RolloutError(
-                f"{self.path.parent} has {free / 1e9:.2f} GB free and the weights are {num_bytes / 1e9:.2f} GB; name a "
-                "roomier folder in sync.folder (a container gets more shared memory by --shm-size)"
-            )
-
-    def remove(self) -> None:
-        if self.path.exists():
-            shutil.rmtree(self.path)
-            os.close(self._descriptor)
-
-
-def _remove_if_unlocked(folder: Path) -> None:
-    descriptor = _locked(folder)
-    if descriptor is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _locked(folder: Path) -> int | None:
-    """Return a descriptor that locks a folder; None where its run is alive, or it is another user's, or removed.
-
-    A run that starts at the same time may take a new folder for one that was left, as long as it is not locked.
-    """
+def _folder_in(parent: Path) -> PrivateFolder:
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (PermissionError, FileNotFoundError):
-        return None
-    with ExitStack() as unless_kept:
-        unless_kept.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        if not folder.exists():
-            return None
-        unless_kept.pop_all()
-        return descriptor
+        return PrivateFolder(parent, _PREFIX)
+    except OSError as error:
+        raise RolloutError(
+            f"weights cannot be put into {parent} ({error}); name a folder that can be written to in sync.folder"
+        ) from error
+
+
+def _require_space(folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise RolloutError(
+            f"{folder.parent} has {free / 1e9:.2f} GB free and the weights are {num_bytes / 1e9:.2f} GB; name a "
+            "roomier folder in sync.folder (a container gets more shared memory by --shm-size)"
+        )
 
 
 def _default_folder() -> Path:

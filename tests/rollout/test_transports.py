@@ -22,7 +22,7 @@ from rollout.engine import Reach, Ticket
 from rollout.transports import broadcast, cuda_ipc
 from rollout.transports.broadcast import Broadcast
 from rollout.transports.registry import Routes, fetch
-from rollout.transports.shared_memory import SharedMemory
+from rollout.transports.shared_memory import SharedMemory, _require_space
 from rollout.types import RolloutError
 
 CPU = torch.device("cpu")
@@ -123,8 +123,8 @@ def test_files_hold_every_tensor_and_the_one_before_the_last_withdrawn_is_gone(t
 
 def test_what_a_killed_run_left_is_removed_and_a_living_run_is_spared(tmp_path: Path) -> None:
     killed = (
-        "import os, signal, pathlib, sys; from rollout.transports.shared_memory import _LockedFolder\n"
-        "folder = _LockedFolder(pathlib.Path(sys.argv[1]))\n"
+        "import os, signal, pathlib, sys; from rollout.transports.shared_memory import SharedMemory\n"
+        "folder = SharedMemory(pathlib.Path(sys.argv[1]))._folder\n"
         "(folder.path / 'version-1.safetensors').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", killed, str(tmp_path)], timeout=60, check=False)
@@ -153,9 +153,8 @@ def test_runs_that_begin_at_the_same_moment_take_nothing_from_each_other(tmp_pat
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_written(tmp_path: Path) -> None:
     huge = torch.empty(1, dtype=torch.float32).as_strided((2**50,), (0,))
-    transport = SharedMemory(tmp_path)
     with pytest.raises(RolloutError, match=r"GB free and the weights are .* sync\.folder"):
-        transport._folder.require_space(huge.numel() * huge.element_size())
+        _require_space(tmp_path, huge.numel() * huge.element_size())
 
 
 @pytest.mark.parametrize("bucket_bytes", [1, 40, 2**20])
