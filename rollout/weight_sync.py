@@ -5,7 +5,6 @@ Weights that arrive wrong make nothing fail: the run would only learn less.
 """
 
 import math
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ class WeightSync:
     """Publishes copies of the weights, to each engine by the transport of the recipe, or else that which reaches it.
 
     A copy is kept until the next sync: engines that are being replaced fetch it, and the next is compared with it. In
-    ``meeting_folder`` processes on other machines find each other; by default one of this machine.
+    ``meeting_folder`` processes on other machines find each other; by default in a private one of this machine.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class WeightSync:
         self._pool = pool
         self._config = config
         self._max_drift = MAX_DRIFT[precision] if config.max_drift is None else config.max_drift
-        self._routes = Routes(config, meeting_folder or Path(tempfile.gettempdir()))
+        self._routes = Routes(config, meeting_folder)
         self._last: dict[str, torch.Tensor] = {}
         self._shipment: Shipment | None = None
 

@@ -7,6 +7,7 @@ file. Where the learner asks an engine to fetch, a thread of the learner sends; 
 
 import logging
 import math
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rewards.private import PrivateFolder
 from rewards.waits import Wait
 from rollout.engine import Ticket
+from rollout.peers import own_sockets, require_own_peers
 from rollout.types import RolloutError
 
 logger = logging.getLogger(__name__)
@@ -34,9 +37,13 @@ Kind = tuple[str, str, list[int]]
 
 
 class Broadcast:
-    """The sender: rank 0 of every group."""
+    """The sender: rank 0 of every group. Members meet in ``folder``; None: in a private one of this machine."""
 
-    def __init__(self, folder: Path, timeout_s: float) -> None:
+    def __init__(self, folder: Path | None, timeout_s: float) -> None:
+        self._own: PrivateFolder | None = None
+        if folder is None:
+            self._own = PrivateFolder(Path(tempfile.gettempdir()), "strop-meeting-")
+            folder = self._own.path
         self.folder = folder
         self.timeout_s = timeout_s
         self._groups: dict[str, Any] = {}
@@ -73,6 +80,8 @@ class Broadcast:
         self._groups.clear()
         for meeting_point in self._meeting_points:
             meeting_point.unlink(missing_ok=True)
+        if self._own is not None:
+            self._own.remove()
 
     def _send(self, engine: str, ticket: Ticket, tensors: Sequence[torch.Tensor], version: int) -> None:
         """Send all buckets; in a thread. What fails here fails the engine too, which is where the run hears of it."""
@@ -139,7 +148,10 @@ def _join(ticket: Ticket, *, rank: int, device: torch.device) -> Any:
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = NEVER  # when it is up NCCL ends the process; `_finish` is before it
         return dist.ProcessGroupNCCL(store, rank, ticket["size"], options)
-    return dist.ProcessGroupGloo(store, rank, ticket["size"], timeout)
+    before = own_sockets()
+    group = dist.ProcessGroupGloo(store, rank, ticket["size"], timeout)
+    require_own_peers(before)
+    return group
 
 
 def _leave(group: Any) -> None:

@@ -48,10 +48,11 @@ _BY_REACH = {
 class Routes:
     """All the ways of one learner: each engine's weights take the one that reaches it, also where it moves.
 
-    A way is opened when an engine first needs it. Processes on other machines meet in ``meeting_folder``.
+    A way is opened when an engine first needs it. Processes on other machines meet in ``meeting_folder``; where that is
+    None, those of this machine in a private one.
     """
 
-    def __init__(self, config: WeightSyncConfig, meeting_folder: Path) -> None:
+    def __init__(self, config: WeightSyncConfig, meeting_folder: Path | None) -> None:
         self._config = config
         self._meeting_folder = meeting_folder
         self._open: dict[str, Transport] = {}

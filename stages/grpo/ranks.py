@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from rewards.waits import Wait
 from rollout.nodes import talk_over_own_address
+from rollout.peers import own_sockets, require_own_peers
 from stages.base import ALONE, Rank
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,12 +45,14 @@ class Ranks:
             meeting_point = f"file://{(folder / MEETING_POINT).resolve()}"
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            before = own_sockets()
             with _others("all ranks to meet"):
                 dist.init_process_group(
                     backend, init_method=meeting_point, rank=self.index, world_size=self.num, timeout=PATIENCE
                 )
                 self._orders = dist.new_group(backend="gloo", timeout=PATIENCE)
                 self._mesh = init_device_mesh(device.type, (self.num,))
+            require_own_peers(before)  # what they tell each other is pickled
 
     def shard(self, model: Any) -> Any:
         """Spread a model's weights over the ranks, layer by layer, in place (FSDP2, Zhao et al. 2023 and after)."""
