@@ -2,9 +2,12 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from rewards.private import all_can_read
 from rewards.waits import Wait
 
 VARIABLE = "RAY_ADDRESS"
@@ -14,6 +17,8 @@ LOOK_S = 3.0
 """How long one attempt to connect may take."""
 CLIENT_PORT = 10001
 """Ray's default for `ray://` addresses."""
+GCS = "--gcs-address="
+"""By which a node is told the address of its cluster."""
 HEAD, CLIENT_SERVER = "/ray.rpc.NodeInfoGcsService/GetClusterId", "/ray.rpc.RayletDriver/ClusterInfo"
 """What the head of a cluster answers, and what the server of Ray's client does, if only that a token is missing."""
 
@@ -42,8 +47,29 @@ def cluster_of(ray_address: str | None) -> Cluster | None:
     return Cluster(address=address, source=source) if address and address != "local" else None
 
 
-def require_there(cluster: Cluster, find: Callable[[], str], *, limit_s: float) -> None:
-    """Return once Ray answers at the address. Raises ClusterError where it does not in time, or something else does.
+def own_cluster() -> str:
+    """Return the address of the cluster that this user has started on this machine, which is what `auto` stands for.
+
+    Ray would take what any process calls itself, or a file in /tmp says: another user's cluster, which would be given
+    our token. Raises ConnectionError where there is none, or several.
+    """
+    found = sorted(set(_own_addresses()))
+    if not found:
+        raise ConnectionError("no node of one that you have started runs on this machine")
+    if len(found) > 1:
+        raise ConnectionError(f"you have nodes of several on this machine: {', '.join(found)}")
+    return found[0]
+
+
+def exposed_token() -> Iterator[str]:
+    """Say so where the file from which Ray takes a cluster's token is open to all users of this machine."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path(os.path.expanduser("~")) / ".ray" / "auth_token")
+    if not os.environ.get("RAY_AUTH_TOKEN") and all_can_read(file):
+        yield f"any user of this machine can read the token of your cluster; to keep it: chmod 600 {file}"
+
+
+def require_there(cluster: Cluster, find: Callable[[], str], *, limit_s: float) -> str:
+    """Return the address once Ray answers there. Raises ClusterError where it does not in time, or something else does.
 
     ``find`` returns what `auto` stands for; it raises ConnectionError where there is none.
     """
@@ -52,12 +78,23 @@ def require_there(cluster: Cluster, find: Callable[[], str], *, limit_s: float) 
         place = _place(address)
         if place is not None:
             _wait_for(*place, CLIENT_SERVER if address.startswith("ray://") else HEAD, limit_s)
+        return address
     except (ValueError, ConnectionError) as error:
         other = "unset it" if VARIABLE in cluster.source else "leave it out"
         raise ClusterError(
             f"there is no Ray cluster at {cluster}: {error}; start the cluster, name the right address, or {other} to "
             "have Ray start here"
         ) from error
+
+
+def _own_addresses() -> Iterator[str]:
+    """Yield the address that each raylet of this user's was told. Other users' processes are not even looked into."""
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended
+            if process.name.isdigit() and process.stat().st_uid == os.geteuid():
+                program, *arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if Path(program).name == "raylet":
+                    yield from (said.removeprefix(GCS) for said in arguments if said.startswith(GCS))
 
 
 def _wait_for(host: str, port: int, method: str, limit_s: float) -> None:

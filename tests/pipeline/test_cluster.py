@@ -1,18 +1,32 @@
 """Is there a cluster where one is said to be: addresses, and what answers at them."""
 
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from pipeline import cluster as cluster_module
-from pipeline.cluster import CLIENT_SERVER, HEAD, Cluster, ClusterError, cluster_of, require_there
+from pipeline.cluster import (
+    CLIENT_SERVER,
+    HEAD,
+    Cluster,
+    ClusterError,
+    _own_addresses,
+    cluster_of,
+    exposed_token,
+    own_cluster,
+    require_there,
+)
+from tests.users import NOBODY, as_user, folder_for_all, needs_root
 
 pytestmark = pytest.mark.processes
 
@@ -81,7 +95,8 @@ def require(address: str, found: str = "") -> None:
             raise ConnectionError("Could not find any running Ray instance")
         return found
 
-    require_there(Cluster(address=address, source="the variable RAY_ADDRESS"), find, limit_s=0.3)
+    joined = require_there(Cluster(address=address, source="the variable RAY_ADDRESS"), find, limit_s=0.3)
+    assert joined == (found or address)
 
 
 def test_the_environment_goes_before_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,3 +186,60 @@ def test_a_cluster_that_comes_up_meanwhile_is_joined() -> None:
     thread.start()
     require_there(Cluster(address=f"127.0.0.1:{port}", source="x"), lambda: "", limit_s=5.0)
     thread.join()
+
+
+@contextmanager
+def named_like_a_node(address: str, **options: Any) -> Iterator[None]:
+    """Run a process that calls itself a node of the cluster at an address, until the block ends."""
+    command = ["/opt/ray/raylet/raylet", "-c", "echo; read line", "raylet", f"--gcs-address={address}"]
+    with subprocess.Popen(
+        command, executable="/bin/sh", stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # from now on it is called so
+        yield
+
+
+def test_nodes_are_this_user_s_and_known_by_what_they_were_told() -> None:
+    with named_like_a_node("10.0.0.1:6379"), named_like_a_node("10.0.0.2:6379"):
+        assert {"10.0.0.1:6379", "10.0.0.2:6379"} <= set(_own_addresses())
+    assert "10.0.0.1:6379" not in _own_addresses()
+
+
+@needs_root
+def test_no_other_user_can_name_a_cluster_that_is_joined() -> None:
+    with named_like_a_node("10.6.6.6:6379", **as_user(NOBODY)), named_like_a_node("10.0.0.1:6379"):
+        found = set(_own_addresses())
+        assert "10.6.6.6:6379" not in found and "10.0.0.1:6379" in found
+
+
+def test_auto_is_the_one_cluster_that_has_nodes_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def auto(*addresses: str) -> str:
+        monkeypatch.setattr(cluster_module, "_own_addresses", lambda: addresses)
+        return own_cluster()
+
+    assert auto("10.0.0.1:6379", "10.0.0.1:6379") == "10.0.0.1:6379"
+    with pytest.raises(ConnectionError, match="no node of one that you have started"):
+        auto()
+    with pytest.raises(ConnectionError, match=r"several on this machine: 10\.0\.0\.1:6379, 10\.0\.0\.2"):
+        auto("10.0.0.2:6379", "10.0.0.1:6379")
+
+
+def test_a_token_that_all_can_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with folder_for_all(0o755) as home:
+        monkeypatch.setenv("HOME", str(home))
+        assert not list(exposed_token())
+        file: Path = home / ".ray" / "auth_token"
+        file.parent.mkdir()
+        file.write_text("secret")
+        file.chmod(0o644)
+        assert list(exposed_token()) == [
+            f"any user of this machine can read the token of your cluster; to keep it: chmod 600 {file}"
+        ]
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+        assert not list(exposed_token())
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        os.chmod(file, 0o600)
+        assert not list(exposed_token())
