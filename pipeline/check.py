@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import temporary
-from pipeline.cluster import cluster_of
+from pipeline.cluster import cluster_of, exposed_token
 from pipeline.config import RunConfig
 from pipeline.graph import order
 from pipeline.plan import Planner, Step
@@ -45,7 +45,9 @@ def check(config: RunConfig, folder: RunFolder) -> Findings:
     problems = [line for line in found if not line.startswith("note:")]
     notes = [line.removeprefix("note: ") for line in found if line.startswith("note:")]
     problems += list(missing(config))
-    problems += [] if cluster_of(config.ray_address) else temporary.problems(config)
+    problems += (without := list(temporary.problems()))
+    notes += [] if without else list(temporary.notes())
+    notes += list(exposed_token()) if cluster_of(config.ray_address) else []
     notes += list(_memory(config))
     steps = [] if problems else Planner(config, folder).plan()
     return Findings(problems=problems, notes=notes, steps=steps)

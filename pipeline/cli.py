@@ -33,6 +33,7 @@ from pipeline.terminal import (
     say,
 )
 from pipeline.view import stage_table, view
+from rewards.own_files import make_caches_private, use_own_files
 
 if TYPE_CHECKING:
     from pipeline.ray_process import RayProcess
@@ -64,8 +65,10 @@ def check_command(
     with readable_errors():
         config = load_config(recipe, set_)
         folder = RunFolder(runs / config.name)
+        make_caches_private()
         _show(config, check(config, folder))
         if sample:
+            use_own_files()
             _show_readiness(config, folder, sample)
 
 
@@ -174,10 +177,12 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
     from pipeline.run import StageFailed, run
 
     needed(config.stages, only)  # raises where there is no such stage
+    make_caches_private()  # models and data may be fetched from now on
     findings = check(config, folder)
     _require_none(findings)
     for note in findings.notes:
         say(f"note: {note}", on=errors)
+    use_own_files()
     with folder.locked(), endings_as_ctrl_c():
         if recipe is not None:
             write_text(folder.recipe, recipe)

@@ -20,6 +20,8 @@ from pipeline.warned import WarningsFile
 from pipeline.warned import file_name as warned_in
 from rewards.importing import import_ours
 from rewards.machine import require_seen, use_own_processors
+from rewards.own_files import use_own_files
+from rewards.private import own_umask
 from rewards.waits import Wait, WaitError, current
 from stages.base import ALONE, NodeLostError, Rank, RunFacts, StageContext, StageError, StageResult
 from stages.config import AnyStage
@@ -53,6 +55,8 @@ class Job:
     launched_from: Path | None
     """Paths in the recipe are relative to it; user code is imported from it. None: where its process begins, which for
     a job submitted to a cluster is Ray's copy of what was submitted."""
+    umask: int = field(default_factory=own_umask)
+    """Of who started the run: the run's folder is for whom they want it to be, on whatever machine it is written to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,9 @@ class Outcome:
 
 def run_job(job: Job, rank: Rank = ALONE) -> Outcome:
     """Run a rank of a stage; in its own process, which ends with it."""
+    os.umask(job.umask)
     use_own_processors()
+    use_own_files()
     try:
         for folder in filter(None, (job.attempt, job.launched_from, *job.inputs.values())):
             require_seen(folder)

@@ -5,6 +5,7 @@ Of this package, only this file and `reservation` have to do with Ray.
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import session
-from pipeline.cluster import Cluster, require_there
+from pipeline.cluster import Cluster, own_cluster, require_there
 from pipeline.job import Job, Outcome, log_name, run_job
 from pipeline.reservation import Reservation
 from pipeline.state import last_sign_of_life
@@ -22,9 +23,17 @@ from stages.base import Rank
 
 logger = logging.getLogger(__name__)
 
-NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's switch, on any system in spite of its name: 0 has its processes listen on loopback alone. Without it Ray takes
-127.0.0.1 for "whatever this machine is called", and listens on all interfaces."""
+ALONE = {
+    # Ray's switch, on any system in spite of its name: 0 has its processes listen on loopback alone. Without it Ray
+    # takes 127.0.0.1 for "whatever this machine is called", and listens on all interfaces
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    # these answer whoever asks, without a token; no port has such a number
+    "RAY_enable_metrics_collection": "false",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
+"""What a Ray that starts here has in its environment, with a token of its own: other users of the machine stay out."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it in the driver of a job that was submitted."""
 POLL_S = 1.0
@@ -32,13 +41,6 @@ LAST_WORDS_S = 15.0
 """How long to wait for what a rank says that has ended, and for the others to end then."""
 NODE_LOSS_S = 75.0
 """The same on a cluster, where Ray takes so long to notice that a node is gone: five looks of at most 13 s."""
-
-
-def _cluster_of_this_machine() -> str:
-    """Return the address that Ray takes for `auto`. Raises ConnectionError where it knows of none."""
-    from ray._private.services import canonicalize_bootstrap_address
-
-    return str(canonicalize_bootstrap_address("auto"))
 
 
 @dataclass(kw_only=True)
@@ -76,11 +78,11 @@ class RayLauncher:
         reserve_timeout_s: float,
     ) -> None:
         """Start Ray or join the cluster, which has so many seconds to answer; raises ClusterError where it does not."""
+        address = "local"  # and not the cluster that somebody has started on this machine
         if cluster is not None:
-            require_there(cluster, _cluster_of_this_machine, limit_s=patience_s)
+            address = require_there(cluster, own_cluster, limit_s=patience_s)
         else:  # read when Ray is imported
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own default, but unsaid it warns
-            os.environ[NO_CLUSTER] = "0"
+            os.environ |= {**ALONE, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         import ray
 
         self._ray = ray
@@ -90,12 +92,12 @@ class RayLauncher:
         self._settings = _settings(is_cluster=self._is_cluster)
         os.environ.update(self._settings)
         if cluster is not None:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
             here = str(Path(__file__).resolve().parent.parent)
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
             ray.init(
-                address="local",  # and not the cluster that somebody has started on this machine
+                address=address,
                 num_cpus=max(os.cpu_count() or 1, num_processes),  # slots, not cores: each process finds a place
                 include_dashboard=False,
                 log_to_driver=False,

@@ -19,6 +19,8 @@ from pipeline import session
 from pipeline.cluster import FIRST_LIMIT_S, Cluster, ClusterError
 from pipeline.job import Job, Outcome, WaitsFile, log_to
 from pipeline.launch import JOB, RayLauncher
+from rewards.own_files import use_own_files
+from rewards.private import FOR_NOBODY_ELSE
 from rewards.strays import die_with_parent
 from rewards.waits import Wait, WaitError
 
@@ -186,6 +188,8 @@ def _serve(pipe: Connection, parent: int, log: Path, arguments: dict[str, Any]) 
     die_with_parent(parent)
     os.setsid()  # all that Ray starts here is of this session; and Ctrl-C is the parent's to take
     log_to(log)
+    os.umask(FOR_NOBODY_ELSE)  # for Ray and the engines; a stage writes into the run's folder, with the user's own
+    use_own_files()
     if JOB not in os.environ:  # for where its driver is, Ray looks for modules before it looks anywhere else
         os.chdir("/")
     try:

@@ -1,51 +1,61 @@
-"""Whether Ray and vLLM can have their temporary files: both give up late, and in words of their own."""
+"""Whether there are places for temporary files and sockets: Ray and vLLM give up late, and in words of their own."""
 
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config import RunConfig
+from rewards.own_files import LONGEST_SOCKET, PREFIX, SOCKETS, folder_for_sockets, room_in
+from rewards.private import PrivateFolder, all_can_rename_in
 
-LONGEST_SOCKET = 107
-"""Bytes that the name of a Unix socket may have on Linux."""
+SHARED_MEMORY = Path("/dev/shm")
 
 
-def problems(config: RunConfig) -> Iterator[str]:
-    """Say what is wrong with the folders for temporary files, for a run whose Ray starts on this machine."""
-    yield from _about_ray(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+def problems() -> Iterator[str]:
+    """Say what is wrong with the folders in which a run makes private ones."""
     try:
-        folder = os.environ.get("VLLM_RPC_BASE_PATH") or tempfile.gettempdir()
+        usual = Path(tempfile.gettempdir())
     except FileNotFoundError as error:  # no folder at all can be written to
         yield f"there is no folder for temporary files ({error}); set TMPDIR to one that can be written to"
         return
-    generates = any(part.generates for stage in config.stages.values() for part in stage.whole())
-    room = LONGEST_SOCKET - len(f"/{uuid.uuid4()}")
-    if config.engine.type == "vllm" and generates and len(os.fsencode(folder)) > room:
+    if refusal := _refusal(usual):
+        yield f"temporary files go into {usual}, which will not do ({refusal}); set TMPDIR to another folder"
+        return
+    for variable in SOCKETS:
+        yield from _about_sockets(variable, folder_for_sockets(variable))
+
+
+def notes() -> Iterator[str]:
+    """Say in which of these folders, and of shared memory, others could put something in the place of what is ours.
+
+    It is no problem: in a container that has one user, such folders are common.
+    """
+    for folder in dict.fromkeys([Path(tempfile.gettempdir()), *map(folder_for_sockets, SOCKETS), SHARED_MEMORY]):
+        if folder.is_dir() and all_can_rename_in(folder):
+            yield (
+                f"{folder} has no sticky bit, so any user of this machine may rename what a run puts there; if it has "
+                f"others than you: chmod +t {folder}"
+            )
+
+
+def _about_sockets(variable: str, folder: Path) -> Iterator[str]:
+    room = room_in(folder, variable)
+    length = len(os.fsencode(folder))
+    way_out = f"set {variable} to a folder that can be written to, with a name of at most {length + room} bytes"
+    if room < 0:
         yield (
-            f"vLLM puts its sockets into {folder}, whose name is too long for them; set VLLM_RPC_BASE_PATH, or TMPDIR, "
-            f"to a folder with a name of at most {room} bytes"
+            f"{folder} is to hold sockets, and its name of {length} bytes is too long: they lie deep below, and Linux "
+            f"allows their names {LONGEST_SOCKET} bytes; {way_out}"
         )
+    elif refusal := _refusal(folder):
+        yield f"{folder} is to hold sockets and will not do ({refusal}); {way_out}"
 
 
-def _about_ray(folder: str) -> Iterator[str]:
-    deep = f"/ray/session_2026-01-31_23-59-59_999999_{os.getpid()}/sockets/plasma_store"
-    room = LONGEST_SOCKET - len(deep)
-    way_out = f"set RAY_TMPDIR to a folder that can be written to, with a name of at most {room} bytes"
-    if len(os.fsencode(folder)) > room:
-        yield (
-            f"Ray keeps its files in {folder}, whose name of {len(os.fsencode(folder))} bytes is too long: its sockets "
-            f"lie deep below, and Linux allows their names {LONGEST_SOCKET} bytes; {way_out}"
-        )
-    elif not _can_be_written_to(Path(folder)):
-        yield f"Ray keeps its files in {folder}, which cannot be written to; {way_out}"
-
-
-def _can_be_written_to(folder: Path) -> bool:
+def _refusal(folder: Path) -> OSError | None:
+    """Return why there can be no private folder in one, or in the first above it that is there."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryDirectory(dir=there):
-            return True
-    except OSError:
-        return False
+        PrivateFolder(there, PREFIX).remove()
+    except OSError as error:
+        return error
+    return None

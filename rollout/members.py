@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewards.machine import require_seen, use_own_processors
+from rewards.own_files import use_own_files
+from rewards.private import FOR_NOBODY_ELSE
 from rollout.config import VLLMEngineConfig
 from rollout.engine import EngineModel, Shipment
 from rollout.engine_logs import last_error, log_file, print_to, see
@@ -25,7 +27,9 @@ class EngineActor(VLLMEngine):
     def __init__(self, model: EngineModel, config: VLLMEngineConfig, log: Path | None) -> None:
         if log is not None:
             print_to(log)  # vLLM's own processes inherit it
+        os.umask(FOR_NOBODY_ELSE)  # nothing else that an engine writes is the run's
         use_own_processors()
+        use_own_files()
         require_seen(model.folder)  # or vLLM would look for it on the Hub
         talk_over_own_address()
         super().__init__(model, config)
@@ -88,6 +92,8 @@ class Member:
         """Start an actor where the pool has its place."""
         import ray
 
+        if self.log is not None:
+            self.log.touch()  # by the stage, whose umask is the user's
         options = self.place.options(self.at)
         actor = ray.remote(EngineActor).options(num_cpus=1, max_concurrency=4096, **options)
         self.actor = actor.remote(self.model, self.config, self.log)

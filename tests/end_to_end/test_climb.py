@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rewards.private import is_private
 from rollout.records import read_groups
 from stages import artifact
 from tests.end_to_end.runs import begin, metrics, wait_for, write_recipe, write_rows
@@ -72,12 +73,21 @@ def listening(processes: list[psutil.Process]) -> Iterator[str]:
             yield from (c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
 
 
+def bound(process: psutil.Process) -> Iterator[Path]:
+    """Yield the Unix sockets that a process has a name for."""
+    with suppress(psutil.NoSuchProcess):
+        yield from (Path(c.laddr) for c in process.net_connections("unix") if c.laddr and not c.laddr.startswith("@"))
+
+
 def test_a_climb_whose_engine_is_killed_replaces_it_and_goes_on_to_its_end(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "climb"
     driver = begin("run", recipe, "--runs", tmp_path)
     wait_for(lambda: 2 in metrics(run, "grpo") or driver.poll() is not None, "step 2 of grpo", 400)
     family = psutil.Process(driver.pid).children(recursive=True)
     assert set(listening([psutil.Process(driver.pid), *family])) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    sockets = {path for process in family for path in bound(process)}
+    assert {path.name for path in sockets} >= {"raylet", "plasma_store"} and len(sockets) > 2, "Ray's and vLLM's"
+    assert [path for path in sockets if not any(map(is_private, path.parents))] == []
     [actor] = [process.pid for process in family if "EngineActor" in " ".join(process.cmdline())]
     os.kill(core_of(actor), signal.SIGKILL)
     told, said = driver.communicate(timeout=400)

@@ -1,6 +1,8 @@
 """An attempt in its own process, and what it asks of a cluster; without one."""
 
 import json
+import os
+import stat
 import sys
 import threading
 from dataclasses import replace
@@ -60,6 +62,7 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: pytes
 def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a job leave this process's output, folder and `sys.path` as they are."""
     monkeypatch.setattr(under_test, "log_to", lambda path: None)
+    monkeypatch.setattr(under_test, "use_own_files", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
 
@@ -72,6 +75,25 @@ def test_a_stage_that_lost_nodes_may_be_tried_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(registry, "run_stage", loses)
     outcome = run_job(job_of(tmp_path, {}))
     assert outcome.is_lost and "its node 10.0.0.3 has left" in outcome.cause
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_what_a_stage_writes_into_the_run_s_folder_is_for_whom_the_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes(*_: Any) -> StageResult:
+        (tmp_path / "output").write_text("weights")
+        return StageResult()
+
+    monkeypatch.setattr(registry, "run_stage", writes)
+    before = os.umask(0o027)
+    try:
+        job = job_of(tmp_path, {})
+        os.umask(0o077)  # as Ray's processes have it
+        assert run_job(job).result is not None
+        assert stat.S_IMODE((tmp_path / "output").stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.usefixtures("in_this_process")
