@@ -19,7 +19,7 @@ from pipeline import session
 from pipeline.cluster import FIRST_LIMIT_S, Cluster, ClusterError
 from pipeline.job import Job, Outcome, WaitsFile, log_to
 from pipeline.launch import JOB, RayLauncher
-from rewards.own_files import use_own_files
+from rewards.own_files import remove_left_weights, use_own_files
 from rewards.private import FOR_NOBODY_ELSE
 from rewards.strays import die_with_parent
 from rewards.waits import Wait, WaitError
@@ -178,6 +178,7 @@ class _Child:
         session.kill(self._session)
         self._process.join(CLOSE_TIMEOUT_S)
         self._pipe.close()
+        remove_left_weights()
 
     def _lost(self, how: str) -> RayError:
         return RayError(f"Ray's driver {how}{session.stopped(self._session)}; see {self._log}")

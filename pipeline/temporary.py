@@ -5,10 +5,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rewards.own_files import LONGEST_SOCKET, PREFIX, SOCKETS, folder_for_sockets, room_in
+from rewards.own_files import LONGEST_SOCKET, PREFIX, SHARED_MEMORY, SOCKETS, folder_for_sockets, room_in
 from rewards.private import PrivateFolder, all_can_rename_in
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def problems() -> Iterator[str]:

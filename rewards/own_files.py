@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from rewards.private import PrivateFolder, is_private, make_private
+from rewards.private import PrivateFolder, is_private, make_private, remove_left
 
 PREFIX = "strop-run-"
+SHARED_MEMORY, WEIGHTS = Path("/dev/shm"), "strop-weights-"
+"""Where weights on their way lie, in folders of this prefix."""
 LONGEST_SOCKET = 107
 """Bytes that the name of a Unix socket may have on Linux."""
 SOCKETS = {
@@ -42,6 +44,12 @@ def use_own_files() -> None:
     make_caches_private()
     if _compiled().is_dir():  # among temporary files, where torch puts it, each run would compile it all again
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_compiled())
+
+
+def remove_left_weights() -> None:
+    """Free the memory that killed processes of ours have left full of weights."""
+    with suppress(OSError):  # a machine without shared memory
+        remove_left(SHARED_MEMORY, WEIGHTS)
 
 
 def folder_for_sockets(variable: str) -> Path:

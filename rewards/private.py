@@ -29,9 +29,9 @@ class PrivateFolder:
 
     def __init__(self, parent: Path, prefix: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
+        remove_left(parent, prefix)
         shared = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _remove_left(shared, prefix)
             self.path, self._lock = _locked_folder(shared, parent, prefix)
             self._owner = os.getpid()
         finally:
@@ -45,6 +45,18 @@ class PrivateFolder:
             with suppress(OSError):  # a process that ends late has put something there: the next run removes it
                 self.path.rmdir()
             os.close(lock)
+
+
+def remove_left(parent: Path, prefix: str) -> None:
+    """Remove what dead processes left: folders that are ours by name, owner and mode, and that no living one locks."""
+    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    shared = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in filter(ours.fullmatch, os.listdir(shared)):
+            with suppress(OSError):
+                _remove_unlocked(shared, name)
+    finally:
+        os.close(shared)
 
 
 def is_private(folder: Path) -> bool:
@@ -95,16 +107,14 @@ def _is_open(folder: Path) -> bool:
         return False
 
 
-def _remove_left(shared: int, prefix: str) -> None:
-    """Remove the folders that are ours by name, owner and mode, and that no living process has locked."""
-    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
-    for name in filter(ours.fullmatch, os.listdir(shared)):
-        with suppress(OSError), ExitStack() as opened:
-            descriptor = _locked(shared, name)
-            if descriptor is not None:
-                opened.callback(os.close, descriptor)
-                _empty(descriptor)
-                os.rmdir(name, dir_fd=shared)
+def _remove_unlocked(shared: int, name: str) -> None:
+    descriptor = _locked(shared, name)
+    if descriptor is not None:
+        try:
+            _empty(descriptor)
+            os.rmdir(name, dir_fd=shared)
+        finally:
+            os.close(descriptor)
 
 
 def _locked_folder(shared: int, parent: Path, prefix: str) -> tuple[Path, int]:

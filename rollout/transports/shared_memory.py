@@ -10,13 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rewards.own_files import SHARED_MEMORY, WEIGHTS
 from rewards.private import PrivateFolder
 from rollout.engine import Ticket
 from rollout.types import RolloutError
 
 WAY = "shared_memory"
-_SHARED_MEMORY = Path("/dev/shm")
-_PREFIX = "strop-weights-"
 
 
 class SharedMemory:
@@ -74,7 +73,7 @@ def fetch(ticket: Ticket) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _folder_in(parent: Path) -> PrivateFolder:
     try:
-        return PrivateFolder(parent, _PREFIX)
+        return PrivateFolder(parent, WEIGHTS)
     except OSError as error:
         raise RolloutError(
             f"weights cannot be put into {parent} ({error}); name a folder that can be written to in sync.folder"
@@ -91,4 +90,4 @@ def _require_space(folder: Path, num_bytes: int) -> None:
 
 
 def _default_folder() -> Path:
-    return _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    return SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
