@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from rewards.chat_template import spoken
+from rewards.control_tokens import kept_apart, of_folder
 from rewards.types import Mark, RewardError
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ class Chat:
         import openai
 
         self._config = config
+        self._control = None
         if config.base_url is None:
             from rewards.serving import serve
 
             base_url, key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
+            self._control = of_folder(config.model)
         else:
             base_url, key = config.base_url, os.environ.get(config.api_key_variable) or "none"
         self._client = openai.AsyncOpenAI(
@@ -63,12 +66,14 @@ class Chat:
     async def ask(self, text: str, meter: Meter, sample: int = 0) -> str:
         """Return the reply to one user turn; replies of different samples are drawn independently.
 
+        What in it has the form of a control token is broken: the server would make one of it.
+
         Raises openai.OpenAIError once the retries are spent, RewardError for a reply without text.
         """
         config = self._config
         request: dict[str, Any] = {
             "model": config.model,
-            "messages": [{"role": "user", "content": text}],
+            "messages": [{"role": "user", "content": kept_apart(text, self._control)}],
             "max_tokens": config.max_tokens,
             "temperature": config.temperature,
         }

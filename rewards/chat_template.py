@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rewards.control_tokens import ControlTokens
 from rewards.types import Message
 
 Apply = Callable[..., str]
@@ -28,8 +29,10 @@ def write(
     add_generation_prompt: bool,
     tools: Sequence[Mapping[str, Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    control: ControlTokens | None = None,
 ) -> str:
-    """Return a conversation as the template writes it.
+    """Return a conversation as the template writes it; with ``control``, what others than the template have spelled
+    like a control token is marked as text.
 
     Templates differ in what they take for a tool call: next to it no content, or an empty one; any id, or one of nine
     letters and digits; arguments as an object, or as its JSON text. The first form is taken that the template does not
@@ -54,7 +57,7 @@ def write(
                 "calls tools, or conversations without them"
             )
         _require_said(apply, form, given, text)
-        return text
+        return text if control is None else _with_marks(apply, form, given, text, control)
     assert refusal is not None
     what = str(refusal).removeprefix("the chat template refuses the conversation: ")
     raise TemplateError(f"the chat template refuses the conversation: {what}") from refusal
@@ -77,6 +80,22 @@ def tools_of(columns: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
 def settings_of(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a row's template is given by name, such as ``enable_thinking``."""
     return columns.get("chat_template_kwargs") or {}
+
+
+def _with_marks(
+    apply: Apply, form: Sequence[Mapping[str, Any]], given: Mapping[str, Any], text: str, control: ControlTokens
+) -> str:
+    """Return what a template has written, with marks where what is said spells control tokens."""
+    marked = control.marked_turns(form, given)
+    if marked is None:
+        return text
+    turns, values = marked
+    try:
+        return control.agreed(text, apply(turns, **values))
+    except Exception as error:
+        raise TemplateError(
+            f"the chat template refuses the conversation once it is marked what in it is text: {error}"
+        ) from error
 
 
 def _require_said(apply: Apply, form: Sequence[Mapping[str, Any]], given: Mapping[str, Any], text: str) -> None:

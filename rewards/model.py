@@ -8,11 +8,14 @@ has, so that it is the last by the attention mask, whatever the tokenizer pads w
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rewards import control_tokens, encoding
 from rewards.chat_template import settings_of, tools_of, write
+from rewards.control_tokens import ControlTokens
+from rewards.encoding import Encoding
 from rewards.types import Message, RewardError, RewardFunction
 
 if TYPE_CHECKING:
@@ -69,19 +72,32 @@ class RewardModel:
                 logits[at] = logit
         return logits
 
-    def text(self, turns: list[Message], row: Mapping[str, Any] | None = None) -> str:
-        """Return a conversation as the model reads it."""
-        if self.tokenizer.chat_template is None:
-            return "\n".join(turn["content"] or "" for turn in turns)
-        apply, row = partial(self.tokenizer.apply_chat_template, tokenize=False), row or {}
-        return write(apply, turns, add_generation_prompt=False, tools=tools_of(row), settings=settings_of(row))
-
     def tokens(self, turns: list[Message], row: Mapping[str, Any] | None = None) -> list[int]:
-        """Return a conversation's tokens, the end of what is too long."""
-        found: list[int] = self.tokenizer(
-            self.text(turns, row), add_special_tokens=self.tokenizer.chat_template is None
-        ).input_ids
-        return found[-self._max_tokens :]
+        """Return a conversation's tokens, the end of what is too long; no turn's words become control tokens."""
+        return self._encoding.token_ids(self.text(turns, row))[-self._max_tokens :]
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return control_tokens.of_tokenizer(self.tokenizer)
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        return encoding.of_tokenizer(self.tokenizer, self._control, is_whole=self.tokenizer.chat_template is None)
+
+    def text(self, turns: Sequence[Message], row: Mapping[str, Any] | None = None) -> str:
+        """Return a conversation as the model reads it, marked where it spells control tokens."""
+        row = row or {}
+        if self.tokenizer.chat_template is None:
+            said = [self._control.marked(turn["content"] or "", turn["role"]) for turn in turns]
+            return self._control.settled("\n".join(said))
+        return write(
+            partial(self.tokenizer.apply_chat_template, tokenize=False),
+            turns,
+            add_generation_prompt=False,
+            tools=tools_of(row),
+            settings=settings_of(row),
+            control=self._control,
+        )
 
     def _of_batch(self, rows: Sequence[Sequence[int]]) -> list[float]:
         pad = self._unused_in(rows)

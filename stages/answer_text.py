@@ -1,10 +1,14 @@
-"""Tokens of answers as text, as rewards are to see them: without special tokens, but with the marks of thoughts."""
+"""Tokens of answers as text, as rewards are to see them: without special tokens, but for the assistant's own.
+
+Where an answer becomes a turn of a conversation again, `rewards.control_tokens` makes tokens of the same ones: what was
+sampled as a mark is one again, and no text has become another.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rewards import thinking
+from rewards.control_tokens import is_own
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -12,10 +16,11 @@ Decode = Callable[[Sequence[int]], str]
 def decoder(tokenizer: Any) -> Decode:
     """Return a function from token ids to text without special tokens.
 
-    Some tokenizers have the tags around thoughts among them, such as Magistral's [THINK]; these stay.
+    Some tokenizers have the tags around thoughts and calls of tools among them, such as Mistral's [THINK] and
+    [TOOL_CALLS]; these stay.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    marks = {at: str(token) for at, token in added.items() if token.special and thinking.is_mark(str(token))}
+    marks = {at: str(token) for at, token in added.items() if token.special and is_own(str(token))}
 
     def plain(token_ids: Sequence[int]) -> str:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))

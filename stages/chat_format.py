@@ -10,6 +10,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from rewards.control_tokens import ControlTokens
+from rewards.encoding import Encoding
 from rewards.types import Message
 from stages.model_folder import ModelFolderError, generation_eos_ids
 from stages.tokenizer_files import STANDARD_NAMES, TOKENIZER, TokenizerFiles, normalised, read_tokenizer_files
@@ -75,10 +77,23 @@ class ChatFormat:
         """All tokens that end a turn: the tokenizer's, and those of the model's generation config."""
         return tuple(sorted({*generation_eos_ids(self._folder), self._tokenizer.token_to_id(self.eos_token)}))
 
+    @cached_property
+    def control(self) -> ControlTokens:
+        """Tokens that only the template may write."""
+        templates = "\n".join(self._files.templates.values())
+        return ControlTokens(self._tokenizer.get_added_tokens_decoder(), templates, self._files.tokens.values())
+
     def token_ids(self, text: str) -> list[int]:
-        """Return the tokens of a rendered text."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        """Return the tokens of a rendered text; what is marked as text in it becomes no control token."""
+        return self._encoding.token_ids(text)
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        def plain(text: str) -> list[int]:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            return ids
+
+        return Encoding(self.control, self._tokenizer, plain, self.decode)
 
     def tokens_from(self, num: int) -> dict[str, int]:
         """Return the tokens whose ids are ``num`` or more."""

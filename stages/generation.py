@@ -150,7 +150,8 @@ def after_turn(tokenizer: Any, eos_ids: Sequence[int]) -> Callable[[Sequence[Mes
         settings = settings_of(prompt.columns)
 
         def rendered(turns: Sequence[Message], *, asks: bool) -> list[int]:
-            return chat.token_ids(write(chat.render, turns, add_generation_prompt=asks, settings=settings))
+            said = write(chat.render, turns, add_generation_prompt=asks, settings=settings, control=chat.control)
+            return chat.token_ids(said)
 
         with lock:
             finished = rendered(before, asks=False)

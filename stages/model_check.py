@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from rewards.control_tokens import is_own
 from rewards.types import Message
 from stages.base import Problem, RunFacts, StageConfig
 from stages.chat_format import ChatFormat
@@ -82,11 +83,12 @@ def embedding_rows(folder: Path, config: Mapping[str, Any]) -> int | None:
 
 
 def tokens_beyond(chat: ChatFormat, folder: Path) -> dict[str, int]:
-    """Return the added tokens, which no other text brings up, that the embedding has no row for, and their ids."""
+    """Return the added tokens that the embedding has no row for, and that a row can bring up by their texts alone."""
     rows = embedding_rows(folder, read_model_config(folder))
     beyond = chat.tokens_from(rows) if rows is not None else {}
     ordinary = set(chat.ordinary(beyond))
-    return {token: number for token, number in beyond.items() if token not in ordinary}
+    said = {token for token in beyond if token not in chat.control.ids or is_own(token)}
+    return {token: number for token, number in beyond.items() if token in said - ordinary}
 
 
 def _check_embedding(chat: ChatFormat, folder: Path, rows: int | None) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from stages.answering import AnsweringStageConfig
 from stages.base import Problem, StageConfig
+from stages.data.control_text import about_control_text
 from stages.data.examples import answer, examples, merges
 from stages.data.prompts import require_answered
 from stages.data.rendering import Chat, Tools, prompt_text
@@ -31,6 +32,9 @@ def about_rendering(stage: StageConfig, rows: Sequence[Row], chat: Chat, tools: 
     except DataError as error:
         yield str(error)
         return
+    columns = ["prompt", *(sides_of(stage) if isinstance(stage, SupervisedConfig) else [])]
+    if spelled := about_control_text(chat.control, rows, columns):
+        yield f"note: {spelled}"
     with_tools = next((row for row in sample if row.get("tools")), None)
     if with_tools and prompt_text(chat, with_tools) == prompt_text(chat, with_columns(with_tools, tools=None)):
         yield f"note: {place_of(with_tools)}: the model's chat template does not show the row's tools"

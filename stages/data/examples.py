@@ -5,12 +5,14 @@ before it, up to where the assistant is to speak. Tokens of the two are compared
 """
 
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from rewards import thinking
+from rewards.control_tokens import unmarked
 from rewards.types import Message
 from rollout.types import places_outside
 from stages.data.rendering import Chat, prompt_ids, prompt_text, text_of
@@ -18,7 +20,8 @@ from stages.data.rows import DataError, Row, place_of
 
 TrainOn = Literal["last", "all"]
 
-SENTINEL = "what-is-said-here"
+SENTINEL = f"what-is-said-here-{secrets.token_hex(8)}"
+"""Stands for what a turn says; nobody can say it too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +104,7 @@ def merges(chat: Chat, row: Row, side: str) -> str | None:
     asked = chat.token_ids(context)
     if not written.startswith(context) or chat.token_ids(written)[: len(asked)] == asked:
         return None
-    return chat.decode(asked[-1:]) + written[len(context) :][:10]
+    return chat.decode(asked[-1:]) + unmarked(written[len(context) :])[:10]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,7 +168,7 @@ def _draft(chat: Chat, row: Row, turns: Sequence[Message], at: int) -> _Draft:
     if not token_ids:
         raise DataError(
             f"{place_of(row)}: the tokens of turn {at + 1} cannot be told from those before it; the chat template "
-            f"writes {whole[len(context) :]!r:.80} after {context[-40:]!r}"
+            f"writes {unmarked(whole[len(context) :])!r:.80} after {unmarked(context[-40:])!r}"
         )
     kept = token_ids[: _num_to_end(chat, token_ids)]
     whole = whole.removesuffix(chat.decode(token_ids[len(kept) :]))
@@ -193,10 +196,12 @@ def _answered(chat: Chat, row: Row, turns: Sequence[Message], context: str) -> s
     thoughts = _with_thoughts(turns[-1], opened) if opened else None
     if thoughts is None:
         return None
+    thoughts = chat.control.marked(thoughts, "assistant")
     marked = text_of(chat, row, [*turns[:-1], {"role": "assistant", "content": SENTINEL}], asks=False)
     start, mark, end = marked.rpartition(SENTINEL)
     stem = context[: opened.start()] if opened else context
-    return context + thoughts + end.rstrip() if mark and start.startswith(stem.rstrip()) else None
+    is_context = mark and start.startswith(stem.rstrip())
+    return chat.control.settled(context + thoughts + end.rstrip()) if is_context else None
 
 
 def _with_thoughts(turn: Message, opened: re.Match[str]) -> str | None:
@@ -222,10 +227,11 @@ def _after(chat: Chat, before: Sequence[int], text: str, longer: str) -> list[in
     if whole[: len(before)] == list(before):
         return whole[len(before) :]
     rest = chat.token_ids(longer[len(text) :])
-    return rest if chat.decode([*before, *rest]) == chat.decode(before) + longer[len(text) :] else None
+    spelled = chat.decode(before) + unmarked(longer[len(text) :])
+    return rest if chat.decode([*before, *rest]) == spelled else None
 
 
 def _end(text: str, one: str, other: str) -> str:
     """Return what follows in a text where two texts part, with some of what is before it."""
     same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return text[max(0, same - 30) : same + 30]
+    return unmarked(text[max(0, same - 30) : same + 30])

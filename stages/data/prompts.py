@@ -8,6 +8,7 @@ from typing import Any
 from rewards.config import RewardConfig
 from rollout.types import Prompt
 from stages.data.config import DataSetConfig
+from stages.data.control_text import num_spelled
 from stages.data.marking import check_marked, column_names
 from stages.data.rendering import Chat, TokenizerChat, Tools, opening, prompt_text
 from stages.data.rows import DataError, Row, load_rows, place_of, reward_columns, row_id
@@ -35,6 +36,7 @@ def load_prompts(
     rows = load_rows(data, needs)
     check_marked(data, rows, rewards)
     names, chat = column_names(rows), TokenizerChat(tokenizer)
+    num_spelled(chat.control, rows, ["prompt"])
 
     def made() -> Iterator[Prompt]:
         for at, row in enumerate(rows, start=1):

@@ -5,10 +5,13 @@ Training, sampling, probes and length counts come here alike; `examples.py` says
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-from rewards import thinking
+from rewards import control_tokens, encoding, thinking
 from rewards.chat_template import TemplateError, settings_of, tools_of, write
+from rewards.control_tokens import ControlTokens
+from rewards.encoding import Encoding
 from rewards.types import Message
 from stages.data.rows import DataError, Row, place_of, with_columns
 
@@ -25,6 +28,11 @@ class Chat(Protocol):
         """Tokens that end a turn; none where they are not known."""
         ...
 
+    @property
+    def control(self) -> ControlTokens:
+        """Tokens that only the template may write."""
+        ...
+
     def render(
         self, messages: Sequence[Message], *, add_generation_prompt: bool, tools: Tools | None = None, **settings: Any
     ) -> str:
@@ -32,7 +40,7 @@ class Chat(Protocol):
         ...
 
     def token_ids(self, text: str) -> list[int]:
-        """Return the text's tokens; the template has written all special ones."""
+        """Return the text's tokens; what is marked as text (`rewards.control_tokens`) becomes no control token."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -40,7 +48,7 @@ class Chat(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TokenizerChat:
     """A `Chat` by a tokenizer of transformers'."""
 
@@ -48,14 +56,22 @@ class TokenizerChat:
     eos_ids: tuple[int, ...] = ()
     """Tokens that end a turn."""
 
+    @cached_property
+    def control(self) -> ControlTokens:
+        """Those of the tokenizer and its template."""
+        return control_tokens.of_tokenizer(self.tokenizer)
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        return encoding.of_tokenizer(self.tokenizer, self.control)
+
     def render(self, messages: Sequence[Message], **given: Any) -> str:
         """As transformers does."""
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **given))
 
     def token_ids(self, text: str) -> list[int]:
-        """As `apply_chat_template` does after it has written a conversation."""
-        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return found
+        """As `apply_chat_template` does after it has written a conversation, marks aside."""
+        return self._encoding.token_ids(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Nothing is cleaned up."""
@@ -115,11 +131,16 @@ def longer_than(
 
 def text_of(chat: Chat, row: Row, turns: Sequence[Message], *, asks: bool, tools: Tools | None = None) -> str:
     """Return a row's turns as the template writes them with the row's tools and settings; ``asks`` where the assistant
-    is to speak next. Raises DataError where it refuses them.
+    is to speak next. What they spell like control tokens is marked as text. Raises DataError where it refuses them.
     """
     try:
         return write(
-            chat.render, turns, add_generation_prompt=asks, tools=tools_of(row) or tools, settings=settings_of(row)
+            chat.render,
+            turns,
+            add_generation_prompt=asks,
+            tools=tools_of(row) or tools,
+            settings=settings_of(row),
+            control=chat.control,
         )
     except TemplateError as error:
         raise DataError(f"{place_of(row)}: {error}") from error

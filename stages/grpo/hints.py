@@ -12,6 +12,7 @@ from typing import Any
 
 from rollout.types import Prompt
 from stages.base import StageError
+from stages.data.rendering import TokenizerChat
 from stages.grpo.config import HintConfig, steps_of_solution
 
 
@@ -21,7 +22,7 @@ class Hints:
     def __init__(self, config: HintConfig, tokenizer: Any, *, room: int, seed: int) -> None:
         """``room`` is how many tokens a prompt and its hint may have together."""
         self._config = config
-        self._tokenizer = tokenizer
+        self._chat = TokenizerChat(tokenizer)
         self._room = room
         self._seed = seed
 
@@ -38,7 +39,8 @@ class Hints:
         return prompt
 
     def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        control = self._chat.control
+        return tuple(self._chat.token_ids(control.settled(control.marked(text, "assistant"))))
 
 
 def hinting(config: HintConfig | None, tokenizer: Any, *, room: int, seed: int) -> Callable[[Prompt, int, int], Prompt]:

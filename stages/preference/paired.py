@@ -9,6 +9,7 @@ import trl
 
 from stages.base import StageContext
 from stages.data.arrow import as_dataset
+from stages.data.control_text import num_spelled
 from stages.data.rendering import Chat, TokenizerChat
 from stages.data.rows import Row, with_columns
 from stages.models import Policy
@@ -31,6 +32,7 @@ class Paired:
 
     def __init__(self) -> None:
         self._num_dropped = 0
+        self._num_spelled = 0
 
     def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
         """Return the pairs, each with the loss's `offset` in nats."""
@@ -47,6 +49,7 @@ class Paired:
         """Return TRL's, its reference computed and raised by the offsets."""
         assert not isinstance(config.loss, KTOLoss)
         chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
+        self._num_spelled = num_spelled(chat.control, rows, ["prompt", "chosen", "rejected"])
         pairs = (_in_tokens(chat, row, config) for row in rows)
         return PairTrainer(
             model=policy.model,
@@ -91,6 +94,7 @@ class Paired:
         return {
             "data/pairs": len(rows),
             "data/pairs_dropped": self._num_dropped,
+            "data/rows_with_control_text": self._num_spelled,
             "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that leave no room for an answer
             "preference/offset_mean_nats": sum(row["offset"] for row in rows) / len(rows),
         }

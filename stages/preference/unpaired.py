@@ -8,6 +8,7 @@ import trl
 
 from stages.base import StageContext
 from stages.data.arrow import as_dataset
+from stages.data.control_text import num_spelled
 from stages.data.rendering import TokenizerChat
 from stages.data.rows import Row, load_rows
 from stages.models import Policy
@@ -28,6 +29,7 @@ class Unpaired:
 
     def __init__(self) -> None:
         self._num_dropped = 0
+        self._num_spelled = 0
 
     def load(self, config: PreferenceStage, context: StageContext) -> list[Row]:
         """Return the answers in a random order of the stage's seed, in which they stay: KTO compares neighbours."""
@@ -47,6 +49,7 @@ class Unpaired:
         assert isinstance(config.loss, KTOLoss)
         desirable, undesirable = class_weights(rows, config.loss)
         chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
+        self._num_spelled = num_spelled(chat.control, rows, ["prompt", "completion"])
         answers = ({**in_tokens(chat, row, ["completion"]), "label": bool(row["label"])} for row in rows)
         return AnswerTrainer(
             model=policy.model,
@@ -84,6 +87,7 @@ class Unpaired:
         return {
             "data/answers": len(rows),
             "data/pairs_dropped": self._num_dropped,
+            "data/rows_with_control_text": self._num_spelled,
             "data/answers_trained_on": len(trainer.train_dataset),
             "data/desirable": sum(bool(row["label"]) for row in rows),
             "preference/desirable_weight": trainer.desirable_weight,

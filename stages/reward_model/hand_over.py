@@ -111,9 +111,7 @@ def scores_alone(model: Any, rows: Sequence[Sequence[int]]) -> list[float]:
 @torch.no_grad()
 def scores_by_transformers(served: RewardModel, conversations: Sequence[list[Message]]) -> list[float]:
     """Return the scores that anybody gets who has transformers pad a batch on the right, and nothing else."""
-    texts = [served.text(turns) for turns in conversations]
-    batch = served.tokenizer(
-        texts, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt"
-    ).to(served.model.device)
+    rows = {"input_ids": [served.tokens(turns) for turns in conversations]}
+    batch = served.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(served.model.device)
     scores: list[float] = served.model(**batch).logits[:, 0].tolist()
     return scores

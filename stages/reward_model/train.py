@@ -12,6 +12,7 @@ from rewards.model import load_model
 from stages import artifact
 from stages.base import StageContext, StageError, StageResult
 from stages.data.arrow import as_dataset
+from stages.data.control_text import num_spelled
 from stages.data.rendering import Chat, TokenizerChat, whole_ids
 from stages.data.rows import Row
 from stages.evaluate.intervals import wilson
@@ -61,6 +62,7 @@ def run(config: RewardModelStage, context: StageContext) -> StageResult:
             "train/steps": version,
             "data/pairs": len(learned),
             "data/pairs_dropped": pairs.num_dropped,
+            "data/rows_with_control_text": num_spelled(chat.control, learned, ["prompt", "chosen", "rejected"]),
             "data/pairs_trained_on": len(trainer.train_dataset),  # TRL drops those that are too long
             "data/pairs_held_out": len(held_out),
             **put_to_the_test(config, context, held_out),

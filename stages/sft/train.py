@@ -10,6 +10,7 @@ import trl
 
 from stages.base import StageContext, StageResult
 from stages.data.arrow import as_dataset
+from stages.data.control_text import num_spelled
 from stages.data.examples import Example, examples
 from stages.data.rendering import TokenizerChat
 from stages.data.rows import load_rows
@@ -28,6 +29,7 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     rows = load_rows(config.data, config.needs_columns)
     policy = load_policy(context)
     chat = TokenizerChat(policy.tokenizer, policy.eos_ids)
+    spelled = num_spelled(chat.control, rows, ["prompt", "completion"])
     learned = (example for row in rows for example in examples(chat, row, "completion", config.train_on))
     first, data = list(islice(learned, max(NUM_PROBED, MOST_FOR_EVA))), Counter[str]()
     tokens = (in_trl(example) for example in counted(chain(first, learned), config.max_tokens, data))
@@ -44,7 +46,8 @@ def run(config: SFTStage, context: StageContext) -> StageResult:
     trained = replace(policy, model=trainer.model)
     probes = [example.whole_ids for example in first[:NUM_PROBED]]
     save_policy(context, trained, version=version, data=[("data", config.data)], probes=probes)
-    return StageResult(metrics={"train/steps": version, "data/rows": len(rows), **data})
+    counts = {"data/rows": len(rows), "data/rows_with_control_text": spelled, **data}
+    return StageResult(metrics={"train/steps": version, **counts})
 
 
 def to_trl(config: SFTStage, context: StageContext) -> trl.SFTConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from pipeline.warned import WarningsFile, warnings_of
@@ -19,6 +20,7 @@ from stages import artifact, hand_over
 from stages.base import StageContext, StageError
 from stages.reward_model import hand_over as of_rewards
 from stages.reward_model.hand_over import scores_by_transformers
+from stages.reward_model.pad import require_no_pad
 from stages.reward_model.train import run
 from tests.models import pad_with_eos, write_tiny_model
 from tests.stages.contexts import make_context
@@ -139,13 +141,16 @@ def test_training_reads_the_end_of_the_turn(tmp_path: Path, base: Path, monkeypa
     assert max(gap for _, gaps in seen for gap in gaps) < 1e-5
 
 
-def test_a_pair_that_has_the_pad_token_is_refused(tmp_path: Path, base: Path) -> None:
+def test_a_pair_that_spells_the_pad_token_has_its_text(tmp_path: Path, base: Path) -> None:
     config = stage(tmp_path, num_steps=4)
     path = Path(config.data.path)  # type: ignore[union-attr]
-    pad = transformers.AutoTokenizer.from_pretrained(base).pad_token
-    path.write_text(path.read_text().replace("apples", f"apples {pad}"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    path.write_text(path.read_text().replace("apples", f"apples {tokenizer.pad_token}"))
+    told = run(config, make_context(tmp_path, base)).metrics
+    assert told["data/rows_with_control_text"] == told["data/pairs"]
+    rows = Dataset.from_list([{"chosen_ids": [1, tokenizer.pad_token_id], "rejected_ids": [1]}])
     with pytest.raises(StageError, match="is in a pair, and it is the token that this model pads with"):
-        run(config, make_context(tmp_path, base))
+        require_no_pad(rows, tokenizer)
 
 
 @pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 4}])
