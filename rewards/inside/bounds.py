@@ -20,7 +20,7 @@ MAX_OPEN_FILES = 64
 MAX_SIGNALS = 256
 """Timers and signals that wait, each a piece of kernel memory."""
 SHARED_BYTES = 1 << 20
-"""Largest piece of memory that processes share without a file; see `forbid_system_calls`."""
+"""Largest piece of memory that processes share without a file; see FURTHER."""
 
 Step = tuple[int, int, int, int]
 """Of a filter: operation, steps to skip if true, if false, operand."""
@@ -31,6 +31,50 @@ OTHER_NUMBERS = 0x40000000
 """Where the numbers of x86's second set begin, x32's."""
 MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 CLONE_VM, CLONE_VFORK = 0x0100, 0x4000
+SOL_SOCKET, SIZES_OF_BUFFERS = 1, (7, 8, 32, 33)
+"""SO_SNDBUF, SO_RCVBUF, and the same with force."""
+
+
+def _end(answer: int) -> list[Step]:
+    return [(END, 0, 0, answer)]
+
+
+def _argument_at(number: int, *, upper: bool = False) -> int:
+    return 16 + 8 * number + 4 * upper
+
+
+FURTHER: dict[str, list[Step]] = {
+    "mmap": [
+        (LOAD, 0, 0, _argument_at(3)),
+        (AND, 0, 0, MAP_SHARED | MAP_ANONYMOUS),
+        (EQUAL, 0, 5, MAP_SHARED | MAP_ANONYMOUS),
+        (LOAD, 0, 0, _argument_at(1, upper=True)),
+        (EQUAL, 0, 2, 0),
+        (LOAD, 0, 0, _argument_at(1)),
+        (GREATER, 0, 1, SHARED_BYTES),
+        *_end(REFUSE | errno.ENOMEM),
+    ],
+    "clone": [
+        (LOAD, 0, 0, _argument_at(0)),
+        (AND, 0, 0, CLONE_VM | CLONE_VFORK),
+        (EQUAL, 0, 1, CLONE_VFORK),
+        *_end(REFUSE | errno.EPERM),
+    ],
+    "setsockopt": [
+        (LOAD, 0, 0, _argument_at(1)),
+        (EQUAL, 0, 1 + len(SIZES_OF_BUFFERS), SOL_SOCKET),
+        (LOAD, 0, 0, _argument_at(2)),
+        *[(EQUAL, len(SIZES_OF_BUFFERS) - at, 0, option) for at, option in enumerate(SIZES_OF_BUFFERS)],
+        *_end(ALLOW),
+        *_end(REFUSE | 0),
+    ],
+}
+"""What is refused of calls besides, for the sake of what `usage` counts.
+
+mmap: large memory that is shared without a file. It stays for as long as a part of it is mapped somewhere and is no
+process's own, so that pieces can be counted, and not their sizes. clone: to wait, as vfork does, for a child that has
+not this process's own memory. setsockopt: larger buffers; the answer is that of a kernel that has no larger ones.
+"""
 
 
 def set_limits(order: dict[str, Any]) -> None:
@@ -77,7 +121,10 @@ def forbid_system_calls() -> None:
 def filter_program(machine: str) -> list[Step]:
     """Return the filter: the architecture, then the number, of some calls their arguments too."""
     numbers = allowed(machine)
-    ruled = {numbers[name]: [*_rule_steps(rules), *_special(name), *_end(ALLOW)] for name, rules in RULES.items()}
+    ruled = {
+        numbers[name]: [*_rule_steps(RULES.get(name, [])), *FURTHER.get(name, []), *_end(ALLOW)]
+        for name in dict.fromkeys([*RULES, *FURTHER])
+    }
     return [
         (LOAD, 0, 0, ARCHITECTURE_AT),
         (EQUAL, 1, 0, ARCHITECTURES[machine]),
@@ -97,14 +144,6 @@ def filter_program(machine: str) -> list[Step]:
     ]
 
 
-def _end(answer: int) -> list[Step]:
-    return [(END, 0, 0, answer)]
-
-
-def _argument_at(number: int, *, upper: bool = False) -> int:
-    return 16 + 8 * number + 4 * upper
-
-
 def _rule_steps(rules: Sequence[Rule]) -> Iterator[Step]:
     for rule in rules:
         yield (LOAD, 0, 0, _argument_at(rule.argument))
@@ -113,34 +152,6 @@ def _rule_steps(rules: Sequence[Rule]) -> Iterator[Step]:
         if not rule.only:
             yield (ANY_BIT, 0, 1, rule.without)
         yield from _end(REFUSE | rule.error)
-
-
-def _special(name: str) -> list[Step]:
-    """Return further steps for one call, for the sake of what `usage` can count.
-
-    Of mmap those that bound the size of memory that is shared without a file: it stays for as long as a part of it is
-    mapped somewhere, and is no process's own, so that the pieces can be counted, and not their sizes. Of clone those
-    that refuse to wait, as vfork does, for a child that does not have this process's own memory.
-    """
-    if name == "clone":
-        return [
-            (LOAD, 0, 0, _argument_at(0)),
-            (AND, 0, 0, CLONE_VM | CLONE_VFORK),
-            (EQUAL, 0, 1, CLONE_VFORK),
-            *_end(REFUSE | errno.EPERM),
-        ]
-    if name != "mmap":
-        return []
-    return [
-        (LOAD, 0, 0, _argument_at(3)),
-        (AND, 0, 0, MAP_SHARED | MAP_ANONYMOUS),
-        (EQUAL, 0, 5, MAP_SHARED | MAP_ANONYMOUS),
-        (LOAD, 0, 0, _argument_at(1, upper=True)),
-        (EQUAL, 0, 2, 0),
-        (LOAD, 0, 0, _argument_at(1)),
-        (GREATER, 0, 1, SHARED_BYTES),
-        *_end(REFUSE | errno.ENOMEM),
-    ]
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:

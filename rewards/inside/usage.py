@@ -8,6 +8,7 @@ that eighteen others wanted. Imports the standard library only.
 """
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -28,8 +29,6 @@ MAX_FILES = 10_000
 MAPPING_BYTES = 1 << 8
 MAX_MAPPINGS = 20_000
 """Of all processes; with more, a look would take too long."""
-SOCKET_BYTES = 1 << 19
-"""The most that a socket holds for another one, with the buffers of Linux's defaults; TCP's are counted."""
 SHARED_NAME = b"/dev/zero (deleted)"
 """How Linux calls memory that is shared without a file."""
 
@@ -144,7 +143,17 @@ def _mappings(process: str) -> bytes:
 def _socket_bytes() -> int:
     with open("/proc/net/sockstat", "rb") as lines:
         num_sockets = int(lines.readline().split()[2])  # sockets: used 3
-    return num_sockets * SOCKET_BYTES + sum(map(_queued_bytes, ("tcp", "tcp6"))) if num_sockets else 0
+    return num_sockets * _most_in_a_socket() + sum(map(_queued_bytes, ("tcp", "tcp6"))) if num_sockets else 0
+
+
+@functools.cache
+def _most_in_a_socket() -> int:
+    """Return what one may hold that has no connection, by the sizes of its buffers, which cannot be made larger."""
+    import socket  # few programs have any
+
+    with socket.socket(socket.AF_UNIX) as one:
+        sizes = [one.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+    return sum(sizes) + (1 << 16)  # the last message may go beyond
 
 
 def _queued_bytes(protocol: str) -> int:

@@ -99,6 +99,7 @@ PROGRAMS = {
                 theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 assert select.select([ours], [ours], [], 0)[1]
         one, other = socket.socketpair()
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         one.send(b"x")
         poll = select.poll()
         poll.register(other, select.POLLIN)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.inside.bounds import SHARED_BYTES, filter_program
+from rewards.inside.bounds import FURTHER, SHARED_BYTES, filter_program
 from rewards.inside.system_calls import ARCHITECTURES, NEWER_CALLS, RULES, allowed
 from tests.rewards.sandboxes import jail, outcome, printed
 
@@ -18,6 +18,7 @@ HEADERS = {
 }
 GENERIC_NAMES = {"newfstatat": "fstatat"}
 ALLOWED, MACHINE_32 = "allowed", 0x40000003
+RULED = RULES.keys() | FURTHER.keys()
 NUMBERS = range(601)
 UNASKED = {335, 336}
 """uretprobe and uprobe of x86_64: Linux asks no filter about them, and ends a process that makes them itself."""
@@ -33,7 +34,7 @@ def answer(machine, number, arguments=(), architecture=None):
         operation, if_true, if_false, operand = steps[at]
         at += 1
         if operation == 0x06:
-            return ALLOWED if operand == 0x7FFF0000 else errno.errorcode[operand & 0xFFFF]
+            return ALLOWED if operand == 0x7FFF0000 else errno.errorcode.get(operand & 0xFFFF, "done")
         if operation == 0x20:
             held = words[operand // 4]
         elif operation == 0x54:
@@ -61,8 +62,8 @@ def test_numbers_stand_once():
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 def test_the_filter_allows_what_is_named_and_nothing_else(machine):
     named = allowed(machine)
-    free = {number for name, number in named.items() if name not in RULES}
-    ruled = {named[name] for name in RULES}
+    free = {number for name, number in named.items() if name not in RULED}
+    ruled = {named[name] for name in RULED}
     for number in set(NUMBERS) - ruled:
         unknown = "EPERM" if number < NEWER_CALLS else "ENOSYS"
         assert answer(machine, number) == (ALLOWED if number in free else unknown), number
@@ -94,6 +95,9 @@ def test_the_filter_allows_what_is_named_and_nothing_else(machine):
         ("setpriority", [0, 0, 5], ALLOWED),
         ("setpriority", [0, 1, 5], "EPERM"),
         ("setpriority", [2, 0, 5], "EPERM"),
+        *[("setsockopt", [3, 1, option], ALLOWED) for option in (2, 9, 20, 21)],
+        *[("setsockopt", [3, 1, option], "done") for option in (7, 8, 32, 33)],
+        ("setsockopt", [3, 6, 7], ALLOWED),
         ("mmap", [0, 1 << 40, 3, 0x22], ALLOWED),  # private, without a file
         ("mmap", [0, 1 << 40, 3, 0x01, 5], ALLOWED),  # shared, of a file
         ("mmap", [0, SHARED_BYTES, 3, 0x21], ALLOWED),
@@ -139,7 +143,7 @@ def test_of_all_numbers_those_that_are_not_named_are_refused(jailed):
     probe = PROBE.replace("FUTEX", str(named["futex"])).replace("NUMBERS", repr(NUMBERS))
     said = {int(number): text for number, text in json.loads(printed(jailed, probe)).items()}
     refused = {number for number, text in said.items() if text in (str(errno.EPERM), str(errno.ENOSYS))}
-    by_argument = {named[name] for name in RULES}
+    by_argument = {named[name] for name in RULED}
     assert set(NUMBERS) - refused - by_argument - UNASKED == set(named.values()) - by_argument
 
 
@@ -195,6 +199,19 @@ for make in (socket.socket, socket.socketpair):
     families, pairs = map(json.loads, printed(jailed, ask).splitlines())
     assert families in ([1, 2, 10], [1, 2])
     assert pairs == [1]
+
+
+@pytest.mark.processes
+def test_buffers_of_sockets_are_not_made_larger_and_programs_do_not_mind(jailed):
+    ask = """
+import socket
+one, _ = socket.socketpair()
+before = one.getsockopt(1, socket.SO_SNDBUF), one.getsockopt(1, socket.SO_RCVBUF)
+one.setsockopt(1, socket.SO_SNDBUF, 1 << 24)
+one.setsockopt(1, socket.SO_RCVBUF, 1 << 24)
+print((one.getsockopt(1, socket.SO_SNDBUF), one.getsockopt(1, socket.SO_RCVBUF)) == before)
+"""
+    assert printed(jailed, ask) == "True"
 
 
 @pytest.mark.processes
