@@ -5,22 +5,27 @@ programs, as in APPS; and, with ``fn_name``, arguments and results of one functi
 """
 
 import ast
+import contextlib
 import functools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import DecimalException
 from typing import TYPE_CHECKING, Any
 
+from rewards.code_asserts import Way, definitions, way_of
 from rewards.code_output import exact_output, parsed, same_output, same_value
-from rewards.sandbox import Trial
+from rewards.sandbox import Apart, Trial
 
 if TYPE_CHECKING:
     from rewards.config import CodeRewardConfig
 
 _PARSING = threading.Lock()
 """Python 3.11 counts the depth of its parsers in one place for all threads, and fails where they meet."""
+MOST_ROWS = 1000
+"""Rows of which `check` looks at the tests."""
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
 RESULT = "\x1eresult of the call: "
 """What comes before a result on standard output. Nothing is gained by forging it: what is right is not known there."""
@@ -57,6 +62,8 @@ class Test:
     trial: Trial
     accepts: Callable[[str], bool] = lambda printed: True
     """Says of what was printed whether it is right; asserts have said so by themselves where the end is reached."""
+    way: Way | None = None
+    """How asserts are judged."""
 
 
 def tests_of(config: "CodeRewardConfig", program: str, row: Mapping[str, Any]) -> list[Test]:
@@ -98,8 +105,7 @@ class _Forms:
     def test(self, test: Any) -> Test:
         """Return the test. Raises ValueError for what is none."""
         if isinstance(test, str):
-            call = f"check({self._entry_point})" if self._entry_point else calls_of(test)
-            return Test(trial=Trial(setup=self._setup, source=self._program, check=f"{test}\n{call}", name="answer"))
+            return self._asserts(test)
         if not isinstance(test, Mapping) or not {"input", "output"} <= test.keys():
             raise ValueError(f"a test is an assert, or has an input and an output; this one is {test!r:.80}")
         name = function_name(test) or (self._entry_point if test.get("testtype") == "functional" else None)
@@ -111,11 +117,44 @@ class _Forms:
         trial = Trial(setup=self._setup, source=self._program, input=_whole(test["input"]))
         return Test(trial=trial, accepts=lambda printed: same(printed, wanted))
 
+    def _asserts(self, test: str) -> Test:
+        call = f"check({self._entry_point})" if self._entry_point else calls_of(test)
+        text = f"{test}\n{call}"
+        way = way_of(text, self._setup, self._entry_point, definitions(self._program))
+        apart = None if way.together else Apart(asked=way.asked, classes=way.classes)
+        trial = Trial(setup=self._setup, source=self._program, check=text, apart=apart, name="answer")
+        return Test(trial=trial, way=way)
+
     def _call(self, name: str, given: Any, wanted: Any) -> Test:
         call = CALL.format(name=name, arguments=json.dumps(arguments_of(name, given)), mark=RESULT)
         trial = Trial(setup=f"{LEETCODE}\n{self._setup}", source=self._program, check=call, name="answer")
         right = list(_results(wanted, is_wrapped=self._are_wrapped))
         return Test(trial=trial, accepts=lambda printed: _returned(printed, right, is_exact=self._is_exact))
+
+
+def remarks(config: "CodeRewardConfig", rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how many tests of asserts a program could deceive, and by what; of many rows some are looked at."""
+    looked_at = [row for row in rows if row.get(config.tests_column) is not None]
+    looked_at = looked_at[:: max(1, len(looked_at) // MOST_ROWS)]
+    ways: list[Way] = []
+    for row in looked_at:
+        with contextlib.suppress(ValueError, SyntaxError):  # what is no test is said elsewhere
+            ways += [test.way for test in tests_of(config, "", row) if test.way]
+    some = "" if len(looked_at) == len(rows) else f" of {len(looked_at)} rows"
+    if together := [way.together for way in ways if way.together]:
+        yield (
+            f"{len(together)} of {len(ways)} tests of asserts{some} run where the program runs, and a program can "
+            f"deceive them ({_most(together)}); inputs and outputs, and calls by fn_name, cannot be deceived"
+        )
+    if trusting := [way.trusts for way in ways if way.trusts and not way.together]:
+        yield (
+            f"{len(trusting)} of {len(ways)} tests of asserts{some} judge by what the program brings along "
+            f"({_most(trusting)})"
+        )
+
+
+def _most(reasons: Sequence[str]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in Counter(reasons).most_common(2))
 
 
 def function_name(test: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -71,6 +71,10 @@ class RewardConfigBase(BaseModel):
     def reads(self) -> list[str]:
         """Columns that the config names: those, and what it looks at where a row has it."""
         return self.columns()
+
+    def remarks(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield what is worth knowing of it on such rows, before a run."""
+        return iter(())
 
     def applies_to(self, columns: Mapping[str, Any]) -> bool:
         """Say whether a row has the columns that it needs; null is as good as missing."""
@@ -263,6 +267,13 @@ class CodeRewardConfig(RewardConfigBase):
     def reads(self) -> list[str]:
         """The tests' and those of what goes with them, which not every row needs."""
         return [name for name in (self.tests_column, self.setup_column, self.entry_point_column) if name]
+
+    @override
+    def remarks(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        """How many of its tests a program could deceive."""
+        from rewards.code_tests import remarks  # the forms of tests, which name this class
+
+        return remarks(self, rows)
 
     def longest_s(self, num_attempts: int) -> float:
         """All programs running for all their time."""

@@ -29,7 +29,7 @@ OWN_MEMORY_BYTES = 64 << 20
 OWN_PROCESSES = 8
 MARK_VARIABLE = "STROP_SANDBOX"
 """Without a jail, its value finds the processes that the code has started."""
-_PROGRAM = "import sys; sys.path.insert(0, {!r}); from rewards.inside import trials; del sys.path[0]; trials.main()"
+_PROGRAM = "import sys; sys.path.insert(0, {!r}); from rewards.inside import trials; trials.main()"
 
 
 class SandboxError(RewardError):

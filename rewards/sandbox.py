@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 import random
+import struct
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rewards.config import SANDBOX_GRACE_S, SandboxKind
 from rewards.container import Container
@@ -29,6 +30,16 @@ ENDING_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """What lets a test be judged apart from the program, in a process of its own."""
+
+    asked: tuple[str, ...]
+    """Names of the program's that the test may use."""
+    classes: tuple[str, ...] = ()
+    """Names of classes that the set-up defines: their objects are copied between the two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One fresh process for the code."""
 
@@ -38,7 +49,8 @@ class Trial:
     input: str = ""
     """Its standard input."""
     check: str = ""
-    """Python to execute afterwards in the same namespace."""
+    """Python to execute afterwards: in the same namespace, or apart."""
+    apart: Apart | None = None
     name: str = "__main__"
     """What `__name__` says."""
     is_run: bool = True
@@ -77,15 +89,16 @@ class Sandbox:
 
     def run(self, trials: Sequence[Trial]) -> list[Outcome]:
         """Run the trials one after the other; SandboxError where not even that was begun."""
+        checks = [trial.check.encode() if trial.apart else b"" for trial in trials]
         with self._a_core() as core, self._enclosure.entered(self._limits) as place:
             order = {
                 "core": core,
                 "limits": asdict(self._limits),
-                "trials": [asdict(trial) for trial in trials],
+                "trials": [_as_order(trial, len(check)) for trial, check in zip(trials, checks, strict=True)],
                 "user": place.user,
                 "is_jailed": self._enclosure.is_jailed,
             }
-            told, complaint = self._converse(place, order)
+            told, complaint = self._converse(place, order, checks)
         if told[:1] != [BEGUN]:
             raise SandboxError(complaint or "it ended without a word")
         outcomes = list(_outcomes(told[1 : len(trials) + 1]))
@@ -104,12 +117,13 @@ class Sandbox:
         finally:
             self._cores.put(core)
 
-    def _converse(self, place: Place, order: dict[str, Any]) -> tuple[list[str], str]:
-        """Hand the order to the command; return the lines that it tells in the time that it has, and its complaint.
+    def _converse(self, place: Place, order: dict[str, Any], checks: Sequence[bytes]) -> tuple[list[str], str]:
+        """Hand order and checks to the command; return the lines that it tells in its time, and its complaint.
 
         Inside, the end of its standard input is the sign to end: when time is up, and when this process is no more.
         """
-        told = json.dumps(order).encode() + b"\n"
+        body = json.dumps(order).encode()
+        told = b"".join([struct.pack("!Q", len(body)), body, *checks])
         most = (6 * self._limits.output_bytes + 1024) * len(order["trials"])  # JSON makes six bytes of some characters
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
@@ -123,10 +137,9 @@ class Sandbox:
             assert process.stdin is not None and process.stdout is not None
             ending = threading.Thread(target=self._end, args=(process,))
             ending.start()
+            telling = threading.Thread(target=_tell, args=(process.stdin, told))
+            telling.start()
             try:
-                with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already
-                    process.stdin.write(told)
-                    process.stdin.flush()
                 with process.stdout as tell:
                     lines = tell.read(most).decode(errors="replace").splitlines()
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -134,6 +147,7 @@ class Sandbox:
             finally:
                 process.kill()
                 ending.join()
+                telling.join()
                 if process.returncode < 0:
                     place.stop()
             complaints.seek(0)
@@ -154,6 +168,19 @@ def _enclosure(kind: SandboxKind, image: str) -> Enclosure:
     if kind == "container":
         return Container(image)
     return Jail() if kind == "bubblewrap" else Bare()
+
+
+def _as_order(trial: Trial, num_bytes: int) -> dict[str, Any]:
+    """Return a trial for the order; a check that is read apart is told by its length alone."""
+    told = asdict(trial)
+    return told if trial.apart is None else {**told, "check": "", "apart": {**told["apart"], "bytes": num_bytes}}
+
+
+def _tell(stream: IO[bytes], told: bytes) -> None:
+    """Write without holding up who reads the answers."""
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, or is being closed
+        stream.write(told)
+        stream.flush()
 
 
 def _outcomes(lines: Sequence[str]) -> Iterator[Outcome]:

@@ -36,6 +36,8 @@ class GoldTrial:
                 yield from (f"stage {name!r}: {line}" for line in found)
                 if found:
                     return
+                about = f"note: stage {name!r}: reward {self._reward.label!r}"
+                yield from (f"{about}: {line}" for line in self._reward.remarks(rows))
         for label in sorted(self._check.silent) if tried else ():
             where = " and ".join(repr(name) for name in self.stages)
             yield (

@@ -27,7 +27,10 @@ ENDED_OTHERWISE: dict[Place, tuple[int, str]] = {
     ("rewards/lane.py", "Lane._serve"): (1, "a thread that waits for jobs until its lane is closed"),
     ("rewards/process.py", "WorkerProcess._read"): (1, "a thread that listens to a worker until its pipe closes"),
     ("rewards/process.py", "WorkerProcess._write"): (1, "a thread that waits for questions until the worker is killed"),
-    ("rewards/sandbox.py", "Sandbox._converse"): (1, "after SIGKILL to all of the sandbox"),
+    ("rewards/sandbox.py", "Sandbox._converse"): (
+        2,
+        "after SIGKILL to all of the sandbox, which ends whoever writes to it",
+    ),
     ("rewards/sandbox.py", "Sandbox._end"): (1, "after SIGKILL to all of the sandbox"),
     ("rewards/inside/trials.py", "run"): (1, "inside of a sandbox, which is killed from outside at its limit"),
     ("rewards/worker.py", "serve"): (1, "a worker waits for its order, and dies with its parent"),
