@@ -27,13 +27,14 @@ from pipeline.terminal import (
     console,
     endings_as_ctrl_c,
     errors,
+    guard_standard_error,
     has_view,
-    printable,
     readable_errors,
     say,
 )
 from pipeline.view import stage_table, view
 from rewards.own_files import make_caches_private, use_own_files
+from rewards.printable import printable
 
 if TYPE_CHECKING:
     from pipeline.ray_process import RayProcess
@@ -52,6 +53,12 @@ RunPath = Annotated[Path, typer.Argument(help="A run's folder, such as runs/quic
 Set = Annotated[list[str], typer.Option("--set", help="Change one key: stages.odpo.loss.beta=0.05. Repeatable.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the folders of runs.", **PATH)]
 Only = Annotated[str | None, typer.Option(help="Run this stage and what it needs, and no more.")]
+
+
+@app.callback()
+def begin() -> None:
+    """Come before every command."""
+    guard_standard_error()
 
 
 @app.command("check")

@@ -21,6 +21,7 @@ from pipeline.warned import file_name as warned_in
 from rewards.importing import import_ours
 from rewards.machine import require_seen, use_own_processors
 from rewards.own_files import use_own_files
+from rewards.printable import log_stream
 from rewards.private import own_umask
 from rewards.waits import Wait, WaitError, current
 from stages.base import ALONE, NodeLostError, Rank, RunFacts, StageContext, StageError, StageResult
@@ -162,10 +163,14 @@ def _waits_name(index: int) -> str:
 
 
 def log_to(path: Path) -> None:
-    """Send this process's output, and that of the processes it starts, to a file."""
+    """Send this process's output, and that of the processes it starts, to a file.
+
+    What Python writes there, traces with answers in them among it, does not act on a terminal that shows the file.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = log_stream(sys.stdout), log_stream(sys.stderr)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )

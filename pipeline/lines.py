@@ -9,8 +9,9 @@ from rich.text import Text
 from pipeline.plan import Step
 from pipeline.progress import Row, newest_lines
 from pipeline.standing import waits_of
-from pipeline.terminal import console, printable, say
+from pipeline.terminal import console, say
 from pipeline.warned import kind, warnings_of
+from rewards.printable import printable
 
 SHOWN = re.compile(
     r"train/loss|early_stop/accuracy|preference/accuracy_beyond_offset|(.*/)?reward/.*mean|rollout/no_signal_fraction"
@@ -41,7 +42,9 @@ class Lines:
 
     def begins(self, step: Step) -> None:
         """Print what happens with a stage, and why."""
-        console.print(Text.assemble((step.name, "bold"), f": {step.action}, {printable(step.why)}"), soft_wrap=True)
+        console.print(
+            Text.assemble((printable(step.name), "bold"), f": {step.action}, {printable(step.why)}"), soft_wrap=True
+        )
         self._next = time.monotonic() + self.EVERY_S
 
     def works(self, step: Step, attempt: Path) -> None:

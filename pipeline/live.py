@@ -17,8 +17,9 @@ from pipeline.lines import Lines
 from pipeline.plan import Step
 from pipeline.standing import standing_of
 from pipeline.state import RunFolder, RunFolderError
-from pipeline.terminal import console, printable
+from pipeline.terminal import console
 from pipeline.view import view
+from rewards.printable import printable
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import ConfigError
-from pipeline.terminal import PATH, console, errors, printable, readable_errors, say
+from pipeline.terminal import PATH, console, errors, readable_errors, say
+from rewards.printable import printable
 
 app = typer.Typer(help="Try rewards on a file, put one to the test, score a run's groups again.", no_args_is_help=True)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline.config import ConfigError
 from pipeline.state import RunFolderError
+from rewards.printable import log_stream, printable
 from stages.base import StageError
 from stages.data.rows import DataError
 from stages.model_folder import ModelFolderError
@@ -26,14 +27,14 @@ PATH: dict[str, Any] = {"parser": lambda text: Path(text).expanduser(), "metavar
 """Of options that are paths: shells leave a `~` that stands after `=`."""
 
 
-def printable(text: str) -> str:
-    """Return a text of somebody else's with everything that would act on a terminal written out: an escape as \\x1b."""
-    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
-
-
 def say(text: str, *, on: Console = console, style: str = "") -> None:
     """Print a text as it is, its lines whole: nothing in it is markup, nothing is coloured, and nothing acts."""
     on.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def guard_standard_error() -> None:
+    """Have what libraries, loggers and stack traces write to standard error act as little as what `say` prints."""
+    sys.stderr = log_stream(sys.stderr)
 
 
 def has_view() -> bool:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipeline.progress import Progress
 from pipeline.standing import StageStanding, Standing
-from pipeline.terminal import printable
+from rewards.printable import printable
 from stages.base import Estimate
 
 SILENT_S = 60.0

@@ -42,7 +42,9 @@ def sources() -> Iterator[Path]:
         yield from (ROOT / package).rglob("*.py")
 
 
-SHARED = {f"rewards.{name}" for name in ("importing", "machine", "own_files", "private", "strays", "waits")}
+SHARED = {
+    f"rewards.{name}" for name in ("importing", "machine", "own_files", "printable", "private", "strays", "waits")
+}
 """What all packages share lies in the lowest."""
 
 
