@@ -167,6 +167,7 @@ def failed(label: str, error: BaseException, num_attempts: int) -> list[Mark]:
     """Return the marks of a group whose reward raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"reward {label!r} raised {type(error).__name__}: {shown(error, str)} ({frame.filename}:{frame.lineno})"
+    what += "; how much its worker may have is max_memory_gb" if isinstance(error, MemoryError) else ""
     return [Mark(cause="error", detail=what)] * num_attempts
 
 

@@ -5,6 +5,7 @@ does when memory runs out), share locks and pipes between workers, and import th
 in each of them.
 """
 
+import codecs
 import contextlib
 import itertools
 import json
@@ -21,8 +22,9 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
 
 from rewards.importing import ROOT
+from rewards.printable import log_text
 from rewards.strays import kill_those_with
-from rewards.types import Cause, RewardError, WorkerOrder
+from rewards.types import OUT_OF_MEMORY, Cause, RewardError, WorkerOrder
 from rewards.waits import Wait
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 BOOTSTRAP = (
     "import json, sys; path = json.loads(sys.argv[1]); sys.path[:] = [sys.argv[2], *path]; "
     "from rewards.importing import import_ours; import_ours(); sys.path[:] = path; "
-    "from rewards.worker import main; main(int(sys.argv[3]), int(sys.argv[4]))"
+    "from rewards.keeper import keep; keep(int(sys.argv[4])); "
+    "from rewards.worker import main; main(int(sys.argv[3]))"
 )
 """Finds modules where the parent finds them, but ours before all; imports nothing of the parent's main module."""
 MARK_VARIABLE = "STROP_WORKER"
@@ -75,9 +78,9 @@ def reward_order(rewards: Sequence["RewardConfigBase"], scoring: "ScoringConfig"
 class WorkerProcess:
     """A worker process with its own pipe. It starts at once and loads by itself; ``wait_ready`` waits.
 
-    What it has started is killed with it: it leads a process group of its own, and those who leave the group
-    are known by an environment variable. What it prints goes to standard error, up to a limit. Thread-safe. The thread
-    that makes it must outlive it: Linux ends the worker with the thread that started it.
+    What it has started ends with it, however it ends: a keeper stands above it (`rewards.keeper`). What it prints goes
+    to standard error, up to a limit, and does not act there. Thread-safe. The thread that makes it must outlive it:
+    Linux ends the worker with the thread that started it.
     """
 
     def __init__(self, order: WorkerOrder) -> None:
@@ -92,6 +95,7 @@ class WorkerProcess:
         self._outbox: SimpleQueue[Any] = SimpleQueue()
         self._ended = threading.Event()
         self._mark = uuid.uuid4().hex
+        self._pid: int | None = None
         search_path = [os.path.abspath(entry) for entry in [*sys.path, os.getcwd()]]
         fd = child_end.fileno()
         self._process = subprocess.Popen(
@@ -110,8 +114,8 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the worker."""
-        return self._process.pid
+        """Process id of the worker; until it has begun, of its keeper."""
+        return self._pid or self._process.pid
 
     def wait_ready(self, deadline_s: float) -> Any:
         """Wait until it has loaded and return what it says of that; WorkerError where it has not."""
@@ -150,12 +154,15 @@ class WorkerProcess:
         """End the worker and all that it started by SIGKILL; safe to call twice and from another thread."""
         if not self._is_killed:
             self._is_killed = True
-            with contextlib.suppress(ProcessLookupError):  # nothing of it is left
-                os.killpg(self.pid, signal.SIGKILL)
-            kill_those_with(f"{MARK_VARIABLE}={self._mark}")
+            self._process.terminate()  # by which the keeper ends all
+            try:
+                self._process.wait(REAP_TIMEOUT_S / 2)
+            except subprocess.TimeoutExpired:  # the keeper itself hangs, or was stopped
+                self._process.kill()
+            kill_those_with(f"{MARK_VARIABLE}={self._mark}")  # should somebody have killed the keeper
             self._outbox.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel's hands, such as on a dead file server
-            self._process.wait(REAP_TIMEOUT_S)
+            self._process.wait(REAP_TIMEOUT_S / 2)
 
     def _receive(self, inbox: "SimpleQueue[tuple[str, Any]]", end: float, doing: str) -> tuple[str, Any]:
         """Wait for the worker's next message until ``end`` on the monotonic clock."""
@@ -196,6 +203,10 @@ class WorkerProcess:
         if code == -signal.SIGXCPU:
             limit = f"{self._order.max_cpu_s:g} s of processor time (max_cpu_s)"
             return WorkerError("timeout", f"{doing}, and used its {limit}")
+        if code == OUT_OF_MEMORY:
+            most = self._order.max_memory_bytes
+            limit = "all memory there is" if most is None else f"its {most / 2**30:g} GB of memory (max_memory_gb)"
+            return WorkerError("error", f"{doing}, and used {limit}")
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerError("killed", f"the {self._order.kind} worker {self.pid} ended {how} while {doing}")
 
@@ -204,6 +215,9 @@ class WorkerProcess:
         with contextlib.suppress(Exception):  # the worker is gone, or sends what cannot be read
             while True:
                 number, kind, body = self._pipe.recv()
+                if kind == "started":
+                    self._pid = body
+                    continue
                 inbox = self._inboxes.get(number)
                 if inbox is not None:
                     inbox.put((kind, body))
@@ -221,11 +235,11 @@ class WorkerProcess:
         """Pass on what the worker prints, up to a limit, and read the rest away so that it can go on."""
         printed: IO[bytes] | None = self._process.stdout
         assert printed is not None
-        left = MAX_PRINTED_BYTES
+        left, decoder = MAX_PRINTED_BYTES, codecs.getincrementaldecoder("utf-8")("replace")
         with printed, contextlib.suppress(OSError, ValueError):  # our own standard error is closed
             while chunk := os.read(printed.fileno(), 1 << 16):
                 if left > 0:
-                    sys.stderr.write(chunk[:left].decode(errors="replace"))
+                    sys.stderr.write(log_text(decoder.decode(chunk[:left])))
                     sys.stderr.flush()
                     left -= len(chunk)
                     if left <= 0:

@@ -104,6 +104,10 @@ class Score:
     """For failures: which reward, and what it said."""
 
 
+OUT_OF_MEMORY = 77
+"""Exit code of a worker that could not have the memory that it needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOrder:
     """What a worker is to load, and what it may use."""

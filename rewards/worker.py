@@ -1,7 +1,8 @@
 """What runs inside a worker process: load once, then answer one question after another.
 
 Started by `rewards.process`, which holds the other end of the pipe. It receives a `WorkerOrder`, then numbered
-questions; it sends (number, kind, body) triples: number 0 with ``ready`` or ``failed`` once, then for each question
+questions; it sends (number, kind, body) triples: number 0 with ``started`` and its process id, then with ``ready`` or
+``failed`` once, then for each question
 ``running`` before each part of somebody else's code, with its name, and ``answered`` at the end. Where it answers
 several at once, a number with None asks it to give that question up, and it says ``cancelled``.
 """
@@ -18,8 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from rewards.strays import die_with_parent
-from rewards.types import RewardError, WorkerOrder
+from rewards.types import OUT_OF_MEMORY, RewardError, WorkerOrder
 
 Announce = Callable[[str], None]
 """Hears the name of each part of somebody else's code before it runs."""
@@ -40,13 +40,17 @@ class Server(Protocol):
         ...
 
 
-def main(pipe_fd: int, parent_pid: int) -> None:
-    """Serve until the pipe closes."""
-    die_with_parent(parent_pid)
+def main(pipe_fd: int) -> None:
+    """Serve until the pipe closes; below a keeper (`rewards.keeper`)."""
     be_killed_first()
     pipe = Connection(pipe_fd)
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is done with us
+    try:
+        pipe.send((0, "started", os.getpid()))
         serve(pipe)
+    except (EOFError, ConnectionError):
+        return  # the parent is done with us
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
 def serve(pipe: Connection) -> None:
@@ -102,6 +106,8 @@ async def serve_at_once(pipe: Connection, server: Server, concurrency: int) -> N
             loop.remove_reader(pipe.fileno())
             closed.set()
             return
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
         if question is not None:
             tasks[number] = loop.create_task(answer(number, question))
         elif number in tasks:

@@ -27,15 +27,16 @@ def role(process: psutil.Process) -> str | None:
         if name == "ray::run_job":
             log = Path(f"/proc/{process.pid}/fd/1").readlink().name
             return "stage" if log == "stage.log" else log.removesuffix(".log")
-        parent = process.parent()
-        above = " ".join(parent.cmdline()) if parent is not None else ""
+        above = [" ".join(parent.cmdline()) for parent in process.parents()]
     except (psutil.NoSuchProcess, OSError):
         return None
     if "EngineActor" in words:
         return "engine"
-    if "EngineActor" in above and "resource_tracker" not in words:
+    if "EngineActor" in above[0] and "resource_tracker" not in words:
         return "core"
-    return "worker" if "rewards.worker" in words else None
+    if "rewards.worker" not in words:
+        return None
+    return ("keeper", "worker", "reader")[min(2, sum("rewards.worker" in words for words in above))]
 
 
 def _is_driver(process: psutil.Process) -> bool:
@@ -47,5 +48,5 @@ def _is_driver(process: psutil.Process) -> bool:
 
 
 def of_role(wanted: str, of: int | None = None) -> list[psutil.Process]:
-    """Return the processes of a role: driver, raylet, gcs_server, stage, rank_N, engine, core or worker."""
+    """Return the processes of a role; besides those of `role` there are raylet, gcs_server and rank_N."""
     return [process for process in family(of) if role(process) == wanted]

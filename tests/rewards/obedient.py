@@ -85,6 +85,37 @@ def _escape(note):
     return [float(os.getpid()), float(child.pid)]
 
 
+def _flee(note):
+    """Leave a process behind that nothing ties to this one: neither parents, session, environment nor files."""
+    told = Path(f"{note}.fled")
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            told.write_text(str(os.getpid()))
+            os.closerange(0, 4096)
+            os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], {})
+        os._exit(0)
+    os.wait()
+    while not (told.exists() and told.read_text()):
+        time.sleep(0.01)
+    return [float(os.getpid()), float(told.read_text())]
+
+
+def _print_escapes(note):
+    print("\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b[2J\x9b31m \u202egnp.exe\u2066 50%\r60%\tdone", flush=True)
+    os.write(2, b"\x1b[8mhidden\x9b\xff\x1b7 \xc2\x9b5n\n")
+    sys.stdout.buffer.write(b"half a " + "é".encode()[:1])
+    sys.stdout.buffer.flush()
+    time.sleep(0.2)
+    sys.stdout.buffer.write("é".encode()[1:] + b"\n")
+    sys.stdout.buffer.flush()
+    return [1.0, 2.0]
+
+
+def _raise_escapes(note):
+    raise ValueError("\x1b[2J\x1b]0;title\x07 \x9b5n \u202e")
+
+
 def _print(note):
     for _ in range(100):
         print("x" * 10**6)
@@ -152,6 +183,9 @@ DEEDS = {
     "pid": lambda note: [float(os.getpid())] * 2,
     "child": _start_a_child,
     "escaped child": _escape,
+    "flee": _flee,
+    "print escapes": _print_escapes,
+    "raise escapes": _raise_escapes,
     "print 100 MB": _print,
     "8 GiB": _use_memory,
     "8 GiB by a child": _use_memory_in_a_child,
