@@ -1,30 +1,37 @@
 """Asking a chat model: an OpenAI-compatible endpoint, or a vLLM server of our own, with a cache and a meter.
 
-    question -> cache, else endpoint (retried, bounded in number) -> reply
+    question -> cache, else its code, endpoint (retried, bounded in number and size) -> reply
 
 For the rewards that a language model gives: `judge` and `verifier`.
 """
 
 import asyncio
 import hashlib
+import hmac
 import json
 import os
-import re
+import secrets
 import sqlite3
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from rewards.chat_template import spoken
 from rewards.control_tokens import kept_apart, of_folder
-from rewards.types import Mark, RewardError
+from rewards.questions import Question
+from rewards.replies import EndpointError, MalformedReplyError, parsed, text_of, usage_of
+from rewards.types import Cause, Mark, RewardError
 
 if TYPE_CHECKING:
     from rewards.config import AskingConfig
 
 TOKENS_A_PRICE = 1_000_000
 """Prices are for so many tokens."""
+CODE_DIGITS = 16
+"""Hexadecimal digits of a request's code."""
+LEAST_SECRET, LONGEST_ERROR = 8, 500
+"""Characters of a key that is hidden, and of an error that is told."""
 
 
 class Meter:
@@ -47,39 +54,46 @@ class Chat:
         """Connect, starting the server first where the endpoint is our own; RewardError where that cannot be."""
         import openai
 
+        from rewards.transport import BoundedTransport
+
         self._config = config
         self._control = None
         if config.base_url is None:
             from rewards.serving import serve
 
-            base_url, key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
+            base_url, self._api_key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
             self._control = of_folder(config.model)
         else:
-            base_url, key = config.base_url, os.environ.get(config.api_key_variable) or "none"
+            base_url, self._api_key = config.base_url, os.environ.get(config.api_key_variable) or "none"
+        transport = BoundedTransport(proxy=_proxy(config), num_connections=config.parallel)
         self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=key, max_retries=config.max_retries, timeout=config.seconds
+            base_url=base_url,
+            api_key=self._api_key,
+            max_retries=config.max_retries,
+            timeout=config.seconds,
+            http_client=openai.DefaultAsyncHttpxClient(transport=transport, follow_redirects=False),
         )
         self._cache = _Cache(config.cache)
         self._seats = asyncio.Semaphore(config.parallel)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def ask(self, text: str, meter: Meter, sample: int = 0) -> str:
+    async def ask(self, question: Question, meter: Meter, sample: int = 0) -> str:
         """Return the reply to one user turn; replies of different samples are drawn independently.
 
         What in it has the form of a control token is broken: the server would make one of it.
 
-        Raises openai.OpenAIError once the retries are spent, RewardError for a reply without text.
+        Raises EndpointError once the retries are spent and for a reply that cannot be used, MalformedReplyError for one
+        that was cut.
         """
         config = self._config
         request: dict[str, Any] = {
             "model": config.model,
-            "messages": [{"role": "user", "content": kept_apart(text, self._control)}],
             "max_tokens": config.max_tokens,
             "temperature": config.temperature,
         }
         if config.temperature > 0:
             request["seed"] = sample
-        whole = [config.base_url, request, config.request]
+        whole = [config.base_url, request, config.request, asdict(question)]
         key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
         meter.add(requests=1)
         async with self._under_way.setdefault(key, asyncio.Lock()):  # who asks the same meanwhile waits for the cache
@@ -87,14 +101,29 @@ class Chat:
             if known is not None:
                 meter.add(cached=1)
                 return known
+            text = kept_apart(question.text(self._cache.code(key)), self._control)
+            text = text.encode(errors="replace").decode()  # half characters cannot be sent
             async with self._seats:
-                told = await self._client.chat.completions.create(**request, extra_body=config.request)
-            usage = getattr(told, "usage", None)
-            if usage is not None:
-                self._count(meter, usage.prompt_tokens or 0, usage.completion_tokens or 0)
-            reply = text_of(told)
+                body = await self._sent({**request, "messages": [{"role": "user", "content": text}]})
+            told = parsed(body)
+            self._count(meter, *usage_of(told))
+            reply = text_of(told, body)
             self._cache.put(key, reply)
             return reply
+
+    async def _sent(self, request: Mapping[str, Any]) -> bytes:
+        """Return the body of the endpoint's answer, whatever it is."""
+        import openai
+
+        try:
+            create = self._client.chat.completions.with_raw_response.create
+            told = await create(**request, extra_body=self._config.request)
+        except openai.OpenAIError as error:
+            said = f"{type(error).__name__}: {error}"
+            if len(self._api_key) >= LEAST_SECRET:  # some endpoints say it back
+                said = said.replace(self._api_key, "***")
+            raise EndpointError(said[:LONGEST_ERROR]) from None
+        return bytes(told.http_response.content)
 
     @property
     def spent_usd(self) -> float:
@@ -108,19 +137,40 @@ class Chat:
         self._cache.spend(cost)
 
 
+def _proxy(config: "AskingConfig") -> str | None:
+    """Return the address of the proxy that the recipe asks for. Raises RewardError where its variable is not set."""
+    if config.proxy_variable is None:
+        return None
+    address = os.environ.get(config.proxy_variable)
+    if not address:
+        raise RewardError(f"{config.proxy_variable}, the recipe's proxy_variable, is not set in the environment")
+    return address
+
+
 class _Cache:
-    """Replies by request, and dollars spent, in an SQLite file that outlives workers and runs; or in memory."""
+    """Replies by request, dollars spent, and the secret of codes, in an SQLite file that outlives workers and runs.
+
+    Without a file they are in memory.
+    """
 
     def __init__(self, path: str | None) -> None:
         try:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
+                Path(path).touch(mode=0o600)
             self._rows = sqlite3.connect(path or ":memory:", timeout=10, isolation_level=None)
             self._rows.execute("PRAGMA journal_mode=WAL")
             self._rows.execute("CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)")
             self._rows.execute("CREATE TABLE IF NOT EXISTS spent (usd REAL NOT NULL)")
+            self._rows.execute("CREATE TABLE IF NOT EXISTS secret (only INTEGER PRIMARY KEY, key TEXT NOT NULL)")
+            self._rows.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_hex(),))
+            self._secret = str(self._rows.execute("SELECT key FROM secret").fetchone()[0])
         except (sqlite3.Error, OSError) as error:
             raise RewardError(f"the cache {path} cannot be used: {error}") from error
+
+    def code(self, key: str) -> str:
+        """Return a request's code: nobody can tell it beforehand, and a run that is resumed asks with the same."""
+        return hmac.new(self._secret.encode(), key.encode(), "sha256").hexdigest()[:CODE_DIGITS]
 
     def get(self, key: str) -> str | None:
         found = self._first("SELECT reply FROM replies WHERE request = ?", key)
@@ -147,16 +197,6 @@ class _Cache:
         return None if row is None else row[0]
 
 
-def text_of(told: Any) -> str:
-    """Return the text of an endpoint's reply; RewardError where it holds none, whatever else it is."""
-    choices = getattr(told, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
-    content = getattr(message, "content", None)
-    if not isinstance(content, str) or not content.strip():
-        raise RewardError(f"the endpoint's reply holds no text: {told!r:.300}")
-    return content
-
-
 async def gathered(asked: Sequence[Coroutine[Any, Any, str]], seconds: float) -> list[str | Mark]:
     """Return the replies that come in time, and for the others why there is none."""
     tasks = [asyncio.create_task(one) for one in asked]
@@ -171,20 +211,8 @@ async def gathered(asked: Sequence[Coroutine[Any, Any, str]], seconds: float) ->
         if task in late:
             found.append(Mark(cause="timeout", detail=f"no reply within {seconds:g} s"))
         elif (failure := task.exception()) is not None:
-            found.append(Mark(cause="error", detail=f"{type(failure).__name__}: {failure}"[:500]))
+            cause: Cause = "malformed" if isinstance(failure, MalformedReplyError) else "error"
+            found.append(Mark(cause=cause, detail=f"{type(failure).__name__}: {failure}"[:LONGEST_ERROR]))
         else:
             found.append(task.result())
     return found
-
-
-def transcript(turns: Sequence[Mapping[str, Any]]) -> str:
-    """Return a conversation as text: a single turn bare, several with who speaks. Raises ValueError for images."""
-    if len(turns) == 1:
-        return spoken(turns[0])
-    return "\n\n".join(f"{turn['role']}: {spoken(turn)}" for turn in turns)
-
-
-def filled(template: str, **parts: str) -> str:
-    """Put each part where its name stands in braces; names within the parts stay, and so do other braces."""
-    names = "|".join(map(re.escape, parts))
-    return re.sub(rf"\{{({names})\}}", lambda found: parts[found[1]], template)

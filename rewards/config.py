@@ -43,7 +43,13 @@ class RewardConfigBase(BaseModel):
     """How many groups its worker may mark at once; more than 1 gives it a worker of its own, with one event loop."""
 
     has_own_worker: ClassVar[bool] = False
-    """Whether it is run apart from the others, without limits on memory and processor time: it holds a model."""
+    """Whether it is run apart from the others: it holds a model, or asks one."""
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether its worker, or what that starts, holds a model, and is run without limits on memory and processor
+        time."""
+        return self.own_model is not None
 
     @property
     def num_trials(self) -> int:
@@ -310,6 +316,11 @@ class ModelRewardConfig(RewardConfigBase):
         return self
 
     @property
+    def holds_model(self) -> bool:
+        """Also where the model is a stage's that has not run yet."""
+        return True
+
+    @property
     def num_trials(self) -> int:
         """Loading it takes as long as the run's own model."""
         return 0
@@ -338,6 +349,9 @@ class AskingConfig(RewardConfigBase):
     """OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; none: a vLLM server that the worker starts."""
     api_key_variable: str = "OPENAI_API_KEY"
     """Variable of the environment that holds the endpoint's key."""
+    proxy_variable: str | None = None
+    """Variable of the environment that holds the address of a proxy, such as HTTPS_PROXY; none: the endpoint is asked
+    without one, whatever the environment says."""
     max_tokens: int = Field(default=512, ge=1)
     """Longest reply."""
     max_model_tokens: int = Field(default=8192, ge=16)
@@ -362,6 +376,13 @@ class AskingConfig(RewardConfigBase):
     """Share of the GPU for a server of our own. It runs on the stage's first; give it an endpoint to run elsewhere."""
 
     has_own_worker: ClassVar[bool] = True
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_secret(cls, base_url: str | None) -> str | None:
+        if base_url is not None and "@" in base_url.split("://")[1].partition("/")[0]:
+            raise ValueError("the address holds a name or password; a key is read from api_key_variable")
+        return base_url
 
     @field_validator("request")
     @classmethod
@@ -394,7 +415,8 @@ class JudgeRewardConfig(AskingConfig):
     """Each answer by itself, or against others of its group."""
     rubric: str = "A good answer is right, says what was asked for, and no more than that."
     template: str | None = None
-    """Whole text of the request instead of ours, with {answer}, or {first} and {second}; see rewards/judge.py."""
+    """Whole text of the request instead of ours, with {answer}, or {first} and {second}; see rewards/judge.py. They are
+    put in between tags, with a note on these first, or where {note} is. The verdict is a line of its own."""
     reference_column: str | None = None
     """Column with an answer to compare with, text or messages."""
     lowest: float = 1.0

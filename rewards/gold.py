@@ -30,7 +30,7 @@ class GoldCheck:
         self._rewards = tuple(rewards)
         self._scoring = scoring or ScoringConfig()
         self._combination = combine.build(WeightedSumConfig(), rewards)
-        if any(reward.has_own_worker for reward in rewards):
+        if any(reward.holds_model for reward in rewards):
             self._scoring = self._scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None})
         self._process = WorkerProcess(reward_order(self._rewards, self._scoring))
         self.silent = {reward.label for reward in rewards}

@@ -150,10 +150,12 @@ class Scorer:
 def reward_lane(rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> Lane[Sequence[Attempt], Graded]:
     """Return workers that mark groups by some rewards.
 
-    A reward that marks several groups at once has one worker; one that holds a model has one, without limits.
+    A reward that marks several groups at once has one worker; so has one that asks a model, and one that holds it,
+    which has no limits.
     """
     is_apart = any(reward.has_own_worker for reward in rewards)
-    limits = scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None}) if is_apart else scoring
+    is_unlimited = any(reward.holds_model for reward in rewards)
+    limits = scoring.model_copy(update={"max_memory_gb": None, "max_cpu_s": None}) if is_unlimited else scoring
     concurrency = max(reward.concurrency for reward in rewards)
 
     def failed(group: Sequence[Attempt], failure: WorkerError, seconds: float) -> Graded:

@@ -1,13 +1,12 @@
 """A vLLM server of our own, for the rewards that a language model gives. It ends with the worker that starts it."""
 
-import contextlib
+import http.client
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from functools import partial
 
 from rewards.strays import die_with_parent
@@ -70,10 +69,15 @@ def _free_port() -> int:
 
 
 def _answers(port: int) -> bool:
-    health = f"http://127.0.0.1:{port}/health"
-    with contextlib.suppress(OSError), urllib.request.urlopen(health, timeout=5) as told:
-        return bool(told.status == 200)
-    return False
+    """Ask directly: no proxy of the environment, no redirect."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _for_cpu(max_model_tokens: int) -> list[str]:

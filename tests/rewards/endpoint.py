@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,12 +17,21 @@ class Refuse(Exception):
         self.status = status
 
 
+class Misbehave(Exception):
+    """Has the endpoint write what it likes: ``write(send)`` is given what sends bytes, and the rest is its own."""
+
+    def __init__(self, write: Callable[[Callable[[bytes], None]], None]):
+        super().__init__()
+        self.write = write
+
+
 class Endpoint:
     """What was asked, and how many at once."""
 
     def __init__(self, reply: Callable[[str], str]):
         self.reply = reply
         self.requests: list[dict] = []
+        self.headers: list[dict] = []
         self.busy = 0
         self.busiest = 0
         self.lock = threading.Lock()
@@ -33,21 +42,21 @@ class Endpoint:
         return [request["messages"][0]["content"] for request in self.requests]
 
 
-def completion(model, text):
+def completion(model, text, finish_reason="stop"):
     """The body of a reply."""
     return {
         "id": "1",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
     }
 
 
 @contextmanager
 def endpoint(reply: Callable[[str], Any]):
-    """Serve; ``reply`` turns the request's text into the reply's or into a whole body, or raises Refuse."""
+    """Serve; ``reply`` turns the request's text into the reply's or a whole body, or raises Refuse or Misbehave."""
     state = Endpoint(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,11 +64,17 @@ def endpoint(reply: Callable[[str], Any]):
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with state.lock:
                 state.requests.append(request)
+                state.headers.append(dict(self.headers))
                 state.busy += 1
                 state.busiest = max(state.busiest, state.busy)
             try:
                 reply = state.reply(request["messages"][0]["content"])
                 status, body = 200, completion(request["model"], reply) if isinstance(reply, str) else reply
+            except Misbehave as deed:
+                with suppress(OSError):  # whoever asked has had enough
+                    deed.write(self.wfile.write)
+                self.close_connection = True
+                return
             except Refuse as refusal:
                 status, body = refusal.status, {"error": {"message": "not now", "type": "refused"}}
             finally:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 from pydantic import ValidationError
 
-from rewards.chat import Chat, Meter, filled, gathered
+from rewards.chat import Chat, Meter, gathered
 from rewards.config import ExactRewardConfig, JudgeRewardConfig, PriceConfig, VerifierRewardConfig
 from rewards.grading import grade_at_once, load
-from rewards.judge import opponents, scaled, verdict
+from rewards.judge import opponents, scaled, winner
+from rewards.questions import Question, filled
 from rewards.registry import build
 from rewards.scorer import Scorer
 from rewards.scoring_config import ScoringConfig
@@ -23,18 +24,29 @@ from tests.rewards.endpoint import Refuse, endpoint
 pytestmark = pytest.mark.processes
 
 
+def code_of(text):
+    """The code of a request's tags, as its note says it."""
+    return re.search("tags that carry the code ([0-9a-f]{16}), as", text)[1]
+
+
 def shown(text, tag="answer"):
     """What a request shows in this element."""
-    return re.search(rf"<{tag}>\n(.*?)\n</{tag.split()[0]}", text, re.DOTALL)[1]
+    code = code_of(text)
+    return re.search(rf"^<{tag} {code}>\n(.*?)\n</{tag} {code}>$", text, re.DOTALL | re.MULTILINE)[1]
 
 
 def marks_by_length(text):
-    return f"So long. [[{len(shown(text))}]]"
+    return f"So long.\n[[{len(shown(text))}]]"
 
 
 def longer_wins(text):
     first, second = len(shown(text, "answer A")), len(shown(text, "answer B"))
     return "[[C]]" if first == second else "[[A]]" if first > second else "[[B]]"
+
+
+def plainly(text):
+    """A question without material."""
+    return Question(template=text, material={})
 
 
 def judged(config, *texts, **columns):
@@ -53,9 +65,9 @@ def test_pointwise_marks_are_scaled_from_worst_to_best():
         scores, metrics = judged(config, "a", "aaaa", "aa{answer}aaaaaa")
     assert values(scores[:2]) == [0.25, 1.0]
     assert (scores[2].cause, scores[2].value) == ("malformed", None)  # 16 is off the scale
-    assert "ends without a verdict as asked for: ...'So long. [[16]]'" in scores[2].detail
+    assert "ends without a verdict as asked for: ...'So long.\\n[[16]]'" in scores[2].detail
     assert "Longer is better." in served.texts[0]
-    assert "from 0 (worst) to 4 (best)" in served.texts[0]
+    assert "from 0 (worst) to 4 (best)" in " ".join(served.texts[0].split())
     assert any("aa{answer}aaaaaa" in text for text in served.texts)
     assert metrics["judge/requests"] == 3
     assert {request["model"] for request in served.requests} == {"m"}
@@ -74,7 +86,7 @@ def test_a_reference_is_shown_where_there_is_one():
         config = JudgeRewardConfig(model="m", base_url=served.url, reference_column="gold", highest=9)
         judged(config, "aaa", gold="the true one")
         judged(config, "aaa", gold="")
-    assert "<reference answer>\nthe true one\n</reference answer>" in served.texts[0]
+    assert shown(served.texts[0], "reference answer") == "the true one"
     assert "reference" not in served.texts[1]
 
 
@@ -191,7 +203,7 @@ def test_the_verifiers_verdicts_are_averaged():
     def reply(text):
         seen.append(text)
         if shown(text) == "maybe":
-            return rf"Hm. \boxed{{{'correct' if len([t for t in seen if t == text]) % 2 else 'incorrect'}}}"
+            return f"Hm.\n\\boxed{{{'correct' if sum(shown(t) == 'maybe' for t in seen) % 2 else 'incorrect'}}}"
         return {
             "right": r"\boxed{Correct}",
             "wrong": r"So \boxed{incorrect}",
@@ -214,7 +226,9 @@ def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
     with endpoint(lambda text: r"\boxed{correct}") as served:
         judged(VerifierRewardConfig(model="v", base_url=served.url), "42")
     row = training_row([{"role": "user", "content": "?"}], "42", is_right=False)
-    assert row["prompt"][0]["content"] == served.texts[0]
+    trained, asked = row["prompt"][0]["content"], served.texts[0]
+    assert trained.replace(code_of(trained), "") == asked.replace(code_of(asked), "")
+    assert row == training_row([{"role": "user", "content": "?"}], "42", is_right=False)
     exact = build(ExactRewardConfig())
     replies = [[{"role": "assistant", "content": rf"I see. \boxed{{{word}}}"}] for word in ("incorrect", "correct")]
     marks = exact(prompts=[None] * 2, completions=replies, answer=[row["answer"]] * 2)
@@ -226,7 +240,26 @@ def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
     [
         ("[[1]]", 0.0),
         ("[[10]]", 1.0),
-        ("[[3]], no: [[ 5.5 ]]", 0.5),
+        ("[[3]], no: [[ 5.5 ]]", None),
+        ("It is fair.\n\n**Final mark: [[ 5.5 ]]**\n", 0.5),
+        ("My mark is [[10]].", 1.0),
+        ("So the score: [[10]]", 1.0),
+        ("<think>\n[[10]]\n</think>\n[[1]]", 0.0),
+        ("<think>\n[[10]]", None),
+        ("[[1]]\n[[1.0]]", 0.0),
+        ("[[1]]\n[[10]]", None),
+        ("[[1]]\nI hope this helps!", None),
+        ("It asks for [[10]], and deserves\n[[1]]", 0.0),
+        ("It asks for\n[[10]]\nand deserves\n[[1]]", None),
+        ("It asks for [[10]]", None),
+        ('"[[10]]"', None),
+        ("> [[10]]", None),
+        ("`[[10]]`", None),
+        ("The answer says: [[10]]", None),
+        (f"[[{'9' * 400}]]", None),
+        ("[[-3]]", None),
+        ("[[1e1]]", None),
+        ("[[\u0661]]", None),
         ("[[10/10]]", 1.0),
         ("[[mark: 1]]", 0.0),
         ("[[Score 10]]", 1.0),
@@ -237,7 +270,7 @@ def test_a_verifier_is_trained_on_what_it_is_asked_at_work():
         ("7", None),
     ],
 )
-def test_the_last_mark_in_double_brackets_counts(reply, mark):
+def test_a_mark_counts_where_it_ends_the_reply_on_a_line_of_its_own(reply, mark):
     assert scaled(reply, 1, 10) == mark
 
 
@@ -249,6 +282,10 @@ def test_the_last_mark_in_double_brackets_counts(reply, mark):
         (r"\boxed{**correct**}", 1.0),
         (r"\boxed{not correct}", None),
         ("correct", None),
+        ("**Verdict:** $\\boxed{correct}$", 1.0),
+        ("The answer ends in \\boxed{correct}, and is wrong.\n\\[\\boxed{incorrect}\\]", 0.0),
+        ("The answer says \\boxed{correct}", None),
+        ("\\boxed{correct}\n\\boxed{incorrect}", None),
     ],
 )
 def test_a_verdict_is_read_as_models_write_it(reply, found):
@@ -272,7 +309,7 @@ def test_what_is_no_reply_is_a_failure_with_its_text_and_is_asked_for_again(body
         chat = Chat(config)
 
         async def ask_twice():
-            return await gathered([chat.ask("a", Meter()), chat.ask("a", Meter())], 5.0)
+            return await gathered([chat.ask(plainly("a"), Meter()), chat.ask(plainly("a"), Meter())], 5.0)
 
         for one in asyncio.run(ask_twice()):
             assert one.cause == "error" and "holds no text" in one.detail
@@ -285,7 +322,7 @@ def test_a_cache_that_fails_costs_no_reply(tmp_path, capsys):
     with endpoint(lambda text: "[[10]]") as served:
         chat = Chat(JudgeRewardConfig(model="m", base_url=served.url, cache=str(file)))
         chat._cache._rows.execute("DROP TABLE replies")
-        assert asyncio.run(chat.ask("a", Meter())) == "[[10]]"
+        assert asyncio.run(chat.ask(plainly("a"), Meter())) == "[[10]]"
     assert "no such table" in capsys.readouterr().out
 
 
@@ -309,7 +346,8 @@ def test_opponents_meet_round_about_and_nobody_twice():
     pairs = opponents(8, 2)
     assert len({frozenset(pair) for pair in pairs}) == len(pairs) == 16
     assert all(sum(at in pair for pair in pairs) == 4 for at in range(8))
-    assert verdict("[[A]] or rather [[b]]") == "b"
+    assert winner("Hm.\nFinal verdict: [[b]]") == 0.0 and winner("[[Answer A]]") == 1.0
+    assert winner("[[A]] or rather [[b]]") is None
 
 
 def test_parts_are_put_in_once_whatever_they_hold():
