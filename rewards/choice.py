@@ -4,7 +4,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import final_answer, last_turns
-from rewards.types import Mark, RewardFunction
+from rewards.reader import Reader, marks
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import ChoiceRewardConfig
@@ -25,12 +26,24 @@ def load(config: "ChoiceRewardConfig") -> RewardFunction:
     """
     column, letters = config.answer_column, config.letters
 
+    def read(question: tuple[str, str, str]) -> tuple[bool, str]:
+        text, opening, gold = question
+        picked = pick(text, letters, opening)
+        return picked == gold, picked or ""
+
+    reader = Reader(read)
+
     def choice(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
-    ) -> list[float | Mark | None]:
-        picks = [pick(text, letters, opening) for text, opening in last_turns(completions, openings)]
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
+    ) -> list[Mark]:
         golds = [letter(gold, letters) for gold in columns[column]]
-        return [Mark(value=float(one == gold), read=one or "") for one, gold in zip(picks, golds, strict=True)]
+        turns = last_turns(completions, openings)
+        found = reader.each([(*turn, gold) for turn, gold in zip(turns, golds, strict=True)])
+        return marks(found, lambda told: Mark(value=float(told[0]), read=told[1]), log_metric)
 
     return choice
 

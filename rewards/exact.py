@@ -3,7 +3,8 @@ r"""The exact reward: is the final answer the gold answer, letter by letter?"""
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import final_answer, last_turns, plain
-from rewards.types import Mark, RewardFunction
+from rewards.reader import LONGEST_READ, Reader, marks
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import ExactRewardConfig
@@ -17,15 +18,25 @@ def load(config: "ExactRewardConfig") -> RewardFunction:
     """
     column = config.answer_column
 
+    def read(question: tuple[str, str, frozenset[str]]) -> tuple[bool, str]:
+        text, opening, right = question
+        answer = final_answer(text, opening).text
+        return _plain(answer, config.ignore_case) in right, answer[:LONGEST_READ]
+
+    reader = Reader(read)
+
     def exact(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
-    ) -> list[float | Mark | None]:
-        marks: list[float | Mark | None] = []
-        for (text, opening), gold in zip(last_turns(completions, openings), columns[column], strict=True):
-            right = {_plain(str(one), config.ignore_case) for one in (gold if isinstance(gold, list) else [gold])}
-            read = final_answer(text, opening).text
-            marks.append(Mark(value=float(_plain(read, config.ignore_case) in right), read=read))
-        return marks
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
+    ) -> list[Mark]:
+        golds = [gold if isinstance(gold, list) else [gold] for gold in columns[column]]
+        right = [frozenset(_plain(str(one), config.ignore_case) for one in gold) for gold in golds]
+        turns = last_turns(completions, openings)
+        found = reader.each([(*turn, each) for turn, each in zip(turns, right, strict=True)])
+        return marks(found, lambda told: Mark(value=float(told[0]), read=told[1]), log_metric)
 
     return exact
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import ends_in_box, last_turns
-from rewards.types import RewardFunction
+from rewards.reader import Reader, marks
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import FormatRewardConfig
@@ -15,19 +16,30 @@ def load(config: "FormatRewardConfig") -> RewardFunction:
     """Return a reward: 1.0 where the last turn's text has the tags, matches the pattern, or ends in a box, else 0.0.
 
     What the prompt has begun of the answer, such as `<think>`, is part of the text for tags; for a pattern the text may
-    match with it or without it. A pattern may backtrack without end on some texts; the worker's deadline ends that.
+    match with it or without it. A text on which a pattern backtracks without end does not match; it is counted.
     """
     pattern = None if config.pattern is None else re.compile(config.pattern)
 
-    def format(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
-    ) -> list[float | None]:
-        texts = last_turns(completions, openings)
+    def is_as_asked(turn: tuple[str, str]) -> bool:
+        text, begun = turn
         if config.tags:
-            return [float(has_tags(begun + text, config.tags)) for text, begun in texts]
+            return has_tags(begun + text, config.tags)
         if pattern is None:
-            return [float(ends_in_box(text, begun)) for text, begun in texts]
-        return [float(any(pattern.fullmatch(one) for one in {text, begun + text})) for text, begun in texts]
+            return ends_in_box(text, begun)
+        return any(pattern.fullmatch(one) for one in {text, begun + text})
+
+    reader = Reader(is_as_asked)
+
+    def format(
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
+    ) -> list[float | Mark | None]:
+        found = reader.each(last_turns(completions, openings))
+        given = marks(found, lambda is_so: Mark(value=float(is_so)), log_metric)
+        return [mark if mark.detail else mark.value for mark in given]
 
     return format
 

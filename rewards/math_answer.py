@@ -3,11 +3,7 @@
 import functools
 import json
 import logging
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rewards.final_answer import FinalAnswer, final_answer, last_turns
@@ -15,30 +11,37 @@ from rewards.mathematics import compare, prose
 from rewards.mathematics.gold import gold_value
 from rewards.mathematics.reading import listed
 from rewards.mathematics.values import Text, Value
+from rewards.reader import LONGEST_READ, Lost, Reader, Spoilt, marks
 from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import MathRewardConfig
 
-ANSWER_LIMIT_S, GROUP_LIMIT_S, LEAST_LIMIT_S = 2.0, 8.0, 0.1
-"""Seconds that one answer may take to parse and compare; all of a group; and each that is left after these."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What comparing an answer with gold came to."""
 
-class _TooSlowError(BaseException):
-    """Raised by the alarm. Not an Exception, because math-verify turns those into 'not equal'."""
+    is_equal: bool
+    read: str
+    """What was taken for the answer."""
+    raised: str = ""
+    """What the comparison raised, which leaves the answer unequal."""
 
 
 def load(config: "MathRewardConfig") -> RewardFunction:
     r"""Import math-verify (half a second) and return a reward: 1.0 where the answer equals gold, else 0.0.
 
     The gold answer is `config.answer_column`, bare (`633`, `\frac{1}{2}`), in a box, or GSM8K's whole column; see
-    `equals`. An answer that cannot be compared within two seconds is not wrong but not scored.
+    `equals`. An answer that cannot be compared, because that takes more than two seconds, raises, or ends the process
+    in which it is done (`rewards.reader`), equals nothing; it is counted.
     """
     import math_verify  # noqa: F401 - a worker pays for it at its start, not in its first group
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we hold the clock; we know
     column = config.answer_column
     equals(r"\boxed{\sqrt{2}}", r"\sqrt{3}")  # the first parse builds tables
+    reader = Reader(_compared)
 
     def math(
         prompts: list[Any],
@@ -47,25 +50,14 @@ def load(config: "MathRewardConfig") -> RewardFunction:
         log_metric: LogMetric = lambda name, value: None,
         **columns: list[Any],
     ) -> list[Mark]:
-        answers = [final_answer(text, opening) for text, opening in last_turns(completions, openings)]
-        end = time.monotonic() + GROUP_LIMIT_S
-        marks = [_mark(answer, gold, end) for answer, gold in zip(answers, columns[column], strict=True)]
-        log_metric("raised/count", sum(bool(mark.detail) for mark in marks if mark.cause == "ok"))
-        return marks
+        keys = [_key(gold) for gold in columns[column]]
+        for key in keys:
+            _gold(*key)  # raises here for what can be no gold answer, which is no answer's doing
+        turns = last_turns(completions, openings)
+        found = reader.each([(*turn, *key) for turn, key in zip(turns, keys, strict=True)])
+        return marks(list(map(_spoilt, found)), _mark, log_metric)
 
     return math
-
-
-def _mark(answer: FinalAnswer, gold: Any, end: float) -> Mark:
-    """Return 1.0 or 0.0, or what says that the answer takes too long, with what was read."""
-    limit_s = max(LEAST_LIMIT_S, min(ANSWER_LIMIT_S, end - time.monotonic()))
-    try:
-        with _time_limit(limit_s):
-            is_equal, read, raised = _verdict(answer, *_key(gold))
-            return Mark(value=float(is_equal), detail=raised, read=read)
-    except _TooSlowError:
-        detail = f"the answer could not be compared within {limit_s:.1f} s"
-        return Mark(cause="timeout", detail=detail, read=", ".join(answer.parts))
 
 
 def equals(response: str, gold: Any, opening: str = "") -> bool:
@@ -81,12 +73,18 @@ def equals(response: str, gold: Any, opening: str = "") -> bool:
     rational number, the answer must be a result: a sum, or a product of whole numbers, is the exercise repeated and
     equals nothing. Raises ValueError for a gold answer that cannot be one.
     """
-    return _verdict(final_answer(response, opening), *_key(gold))[0]
+    return _compared((response, opening, *_key(gold))).is_equal
+
+
+def _compared(question: tuple[str, str, str, bool]) -> _Verdict:
+    """Compare a text, with what the prompt has begun of it, and a gold answer, which may be JSON."""
+    text, opening, gold, is_json = question
+    return _verdict(final_answer(text, opening), gold, is_json)
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _verdict(answer: FinalAnswer, gold: str, is_json: bool) -> tuple[bool, str, str]:
-    """Compare; say what was read, and what comparing raised. A group gives the same few answers again and again."""
+def _verdict(answer: FinalAnswer, gold: str, is_json: bool) -> _Verdict:
+    """Compare. A group gives the same few answers again and again."""
     right = _gold(gold, is_json)
     parts, raised = answer.parts, ""
     try:
@@ -96,7 +94,18 @@ def _verdict(answer: FinalAnswer, gold: str, is_json: bool) -> tuple[bool, str, 
         is_equal = value is not None and compare.equal(right, value)
     except Exception as error:  # what sympy and deep brackets raise: the answer is none, and costs nobody else his mark
         is_equal, raised = False, f"comparing it raised {type(error).__name__}: {error}"
-    return is_equal, ", ".join(parts), raised
+    return _Verdict(is_equal=is_equal, read=", ".join(parts)[:LONGEST_READ], raised=raised[:LONGEST_READ])
+
+
+def _spoilt(found: _Verdict | Spoilt | Lost) -> _Verdict | Spoilt | Lost:
+    """Return a verdict that raised as an answer that could not be read."""
+    if isinstance(found, _Verdict) and found.raised:
+        return Spoilt(how="raised", detail=found.raised, read=found.read)
+    return found
+
+
+def _mark(found: _Verdict) -> Mark:
+    return Mark(value=float(found.is_equal), read=found.read)
 
 
 def _key(gold: Any) -> tuple[str, bool]:
@@ -108,26 +117,3 @@ def _key(gold: Any) -> tuple[str, bool]:
 @functools.lru_cache(maxsize=1 << 12)
 def _gold(gold: str, is_json: bool) -> Value:
     return gold_value(json.loads(gold) if is_json else gold)
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooSlowError in the block after so many seconds.
-
-    Alarms reach main threads only. Elsewhere there is no limit but the worker's deadline, as for C code that
-    holds on.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGALRM, _raise_too_slow)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def _raise_too_slow(signum: int, frame: object) -> None:
-    raise _TooSlowError

@@ -23,7 +23,7 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"<(?:answer|solution|response|result|output)>", re.IGNORECASE)
-_LAST_TOKENS = re.compile(r"(?<!\s)(?:\s*<\|\w+\|>)+\s*\Z")
+_TOKEN = re.compile(r"<\|\w+\|>")
 
 
 def said(text: str, opening: str = "") -> str:
@@ -36,7 +36,18 @@ def said(text: str, opening: str = "") -> str:
     closed = [found.end() for found in _CLOSED.finditer(whole)]
     rest = whole[closed[-1] :].lstrip("\n") if closed else whole
     reopened = _OPENED.search(rest)
-    return _LAST_TOKENS.sub("", rest[: reopened.start()] if reopened else rest)
+    return _without_last_tokens(rest[: reopened.start()] if reopened else rest)
+
+
+def _without_last_tokens(text: str) -> str:
+    """Return a text without the special tokens with which it ends, looked for from the last one on, each once."""
+    end, kept = len(text.rstrip()), len(text)
+    while (start := text.rfind("<|", 0, end)) >= 0 and _TOKEN.fullmatch(text, start, end):
+        end = start
+        while end and text[end - 1].isspace():
+            end -= 1
+        kept = end
+    return text[:kept]
 
 
 def is_mark(token: str) -> bool:

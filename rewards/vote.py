@@ -12,7 +12,8 @@ from rewards.final_answer import FinalAnswer, final_answer, last_turns, plain
 from rewards.mathematics.prose import mathematics_in
 from rewards.mathematics.reading import read
 from rewards.mathematics.values import Number
-from rewards.types import Mark, RewardFunction
+from rewards.reader import LONGEST_READ, Reader, marks
+from rewards.types import LogMetric, Mark, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import VoteRewardConfig
@@ -26,19 +27,33 @@ def load(config: "VoteRewardConfig") -> RewardFunction:
     than ``least_share`` of the group, the group has not decided and nobody gets a mark.
     """
 
+    reader = Reader(_read)
+
     def vote(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
-    ) -> list[float | Mark | None]:
-        found = [_parts(final_answer(text, opening)) for text, opening in last_turns(completions, openings)]
-        answers = [canonical(parts) for parts in found]
-        counts = Counter(answer for answer in answers if answer)
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
+    ) -> list[Mark | None]:
+        found = reader.each(last_turns(completions, openings))
+        counts = Counter(one[0] for one in found if isinstance(one, tuple) and one[0])
         most = max(counts.values(), default=0)
-        if most < config.least_share * len(answers):
-            return [None] * len(answers)
-        shares = [float(bool(one) and counts[one] == most) for one in answers]
-        return [Mark(value=share, read=", ".join(parts)) for share, parts in zip(shares, found, strict=True)]
+        if most < config.least_share * len(found):
+            return [None] * len(found)
+
+        def mark(told: tuple[str, str]) -> Mark:
+            return Mark(value=float(bool(told[0]) and counts[told[0]] == most), read=told[1])
+
+        return list(marks(found, mark, log_metric))
 
     return vote
+
+
+def _read(turn: tuple[str, str]) -> tuple[str, str]:
+    """Return an answer in the form in which it is counted, and as it stands."""
+    parts = _parts(final_answer(*turn))
+    return canonical(parts), ", ".join(parts)[:LONGEST_READ]
 
 
 def canonical(parts: Sequence[str]) -> str:

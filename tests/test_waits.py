@@ -31,6 +31,8 @@ ENDED_OTHERWISE: dict[Place, tuple[int, str]] = {
         2,
         "after SIGKILL to all of the sandbox, which ends whoever writes to it",
     ),
+    ("rewards/reader.py", "Reader._within"): (1, "it has been polled: there is something"),
+    ("rewards/reader.py", "_serve"): (1, "a fork of a worker waits for questions, and dies with its parent"),
     ("rewards/sandbox.py", "Sandbox._end"): (1, "after SIGKILL to all of the sandbox"),
     ("rewards/inside/trials.py", "run"): (1, "inside of a sandbox, which is killed from outside at its limit"),
     ("rewards/worker.py", "serve"): (1, "a worker waits for its order, and dies with its parent"),

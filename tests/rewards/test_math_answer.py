@@ -88,12 +88,12 @@ def test_a_gold_answer_that_holds_none_is_an_error_that_shows_it():
         equals(box("633"), "")
 
 
-def test_an_answer_that_takes_too_long_is_not_scored(monkeypatch):
-    monkeypatch.setattr("rewards.math_answer.ANSWER_LIMIT_S", 0.3)
+def test_an_answer_that_takes_too_long_equals_nothing(monkeypatch):
+    monkeypatch.setattr("rewards.reader.ANSWER_LIMIT_S", 0.3)
     reward = load(MathRewardConfig())
     hostile, right = group(box("9^{9^{9^{9}}}"), box("633"))
     values = reward(prompts=[None] * 2, completions=[hostile.completion, right.completion], answer=["633"] * 2)
-    assert (values[0].cause, values[0].detail) == ("timeout", "the answer could not be compared within 0.3 s")
+    assert (values[0].value, values[0].detail) == (0.0, "it was not read in 0.3 s of processor time")
     assert values[1].value == 1.0
 
 
@@ -102,13 +102,13 @@ def test_an_answer_on_which_the_comparison_raises_is_wrong_and_counted(monkeypat
         raise RecursionError("too deep")
 
     monkeypatch.setattr("rewards.math_answer.compare.equal", raises)
-    logged = []
+    logged = {}
     turns = [group(box("631"))[0].completion, group("none")[0].completion]
     marks = load(MathRewardConfig())(
-        prompts=[None] * 2, completions=turns, answer=["633"] * 2, log_metric=lambda *metric: logged.append(metric)
+        prompts=[None] * 2, completions=turns, answer=["633"] * 2, log_metric=logged.__setitem__
     )
     assert (marks[0].value, marks[0].detail) == (0.0, "comparing it raised RecursionError: too deep")
-    assert logged == [("raised/count", sum(bool(mark.detail) for mark in marks))]
+    assert logged["raised/count"] == sum(bool(mark.detail) for mark in marks)
 
 
 def test_it_scores_right_answers_in_threads_too():

@@ -174,13 +174,6 @@ def test_two_timeouts_on_two_workers_do_not_starve_the_next_groups():
         assert {future.result(30)[0].cause for future in hung} == {"timeout"}
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"\sqrt{9^{9^{9^{9}}}}"])
-def test_a_hostile_math_answer_costs_at_most_its_group(answer):
-    with scorer(MathRewardConfig(), deadline_s=1.6) as runtime:
-        assert score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")[1].cause == "timeout"
-        assert [s.value for s in score(runtime, r"\boxed{633}", r"\boxed{634}", answer="633")] == [1.0, 0.0]
-
-
 @pytest.mark.parametrize(
     "answer", ["{" * 100_000 + "}" * 100_000, "(" * 100_000, r"\\frac{1}{" * 20_000, "9" * 100_000]
 )
@@ -191,21 +184,22 @@ def test_an_answer_that_is_merely_monstrous_delays_nobody_else(answer):
             found = runtime.submit(group(rf"\boxed{{{number}}}", r"\boxed{0}", answer=str(number))).result(30)
             assert [s.value for s in found] == [1.0, 0.0]
         [one] = monstrous.result(timeout=30)
-        assert (one.value, one.cause) == (0.0, "ok") or one.cause in ("timeout", "malformed")
+        assert (one.value, one.cause) == (0.0, "ok")
 
 
-def test_a_hostile_math_answer_costs_itself_alone_where_the_deadline_allows():
-    with scorer(MathRewardConfig(), deadline_s=20.0, max_cpu_s=20.0) as runtime:
-        hostile, right = score(runtime, r"\boxed{9^{9^{9^{9}}}}", r"\boxed{633}", answer="633")
-        assert (hostile.value, hostile.cause) == (None, "timeout")
-        assert right.value == 1.0
+@pytest.mark.parametrize("answer", ["9^{9^{9^{9}}}", r"\sqrt{9^{9^{9^{9}}}}"])
+def test_a_hostile_math_answer_costs_itself_alone(answer):
+    with scorer(MathRewardConfig(), deadline_s=20.0) as runtime:
+        found = score(runtime, rf"\boxed{{{answer}}}", r"\boxed{633}", answer="633")
+        assert [(one.value, one.cause) for one in found] == [(0.0, "ok"), (1.0, "ok")]
 
 
+@pytest.mark.exhaustive
 def test_a_whole_group_of_hostile_math_answers_fits_the_deadline():
     hostile = [rf"\boxed{{{n}^{{9^{{9^{{9}}}}}}}}" for n in range(2, 17)]
-    with scorer(MathRewardConfig(), deadline_s=20.0, max_cpu_s=20.0) as runtime:
+    with scorer(MathRewardConfig(), deadline_s=20.0) as runtime:
         found = score(runtime, *hostile, r"\boxed{633}", answer="633")
-    assert [one.cause for one in found] == ["timeout"] * 15 + ["ok"]
+    assert [(one.value, one.cause) for one in found] == [(0.0, "ok")] * 15 + [(1.0, "ok")]
 
 
 def test_the_total_is_the_weighted_sum_of_what_applies():
