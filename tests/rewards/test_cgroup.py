@@ -3,20 +3,28 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from rewards import cgroup
 from rewards.cgroup import PREFIX, a_cgroup, find_parent
+from tests.rewards.sandboxes import wait_for
 
 GONE = 2**22 + 1
 """No process has this number: it is more than Linux gives."""
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def machine(monkeypatch):
     """A machine whose cgroups are folders: `user` hands memory and pids down to `app`, in which this process is."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield _machine(Path(folder), monkeypatch)
+
+
+def _machine(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroup, "REMOVAL_S", 0.0)  # no folder with files in it can be removed, as a cgroup can
     (tmp_path / "mounts").write_text(f"proc /proc proc rw 0 0\ncgroup2 {tmp_path}/fs cgroup2 rw 0 0\n")
     (tmp_path / "own").write_text("4:memory:/x\n0::/user/app\n")
@@ -54,15 +62,15 @@ def test_without_cgroup_v2_there_is_none(machine):
 def test_what_this_user_may_not_write_is_not_taken(machine):
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    for folder in [machine, *machine.parents[:-1]]:
-        if not os.stat(folder).st_mode & 1:
-            pytest.skip(f"{folder} is not to be entered by others")
-    ask = "from pathlib import Path; from rewards.cgroup import find_parent; print(find_parent({!r}, {!r}))"
-    ask = f"import os; os.setgid(65534); os.setuid(65534); {ask}"
-    ask = ask.replace("{!r}, {!r}", f"Path({str(machine / 'mounts')!r}), Path({str(machine / 'own')!r})")
+    files = ", ".join(f"Path({str(machine / name)!r})" for name in ("mounts", "own"))
+    ask = "import os; from pathlib import Path; from rewards.cgroup import find_parent; os.setgid(65534); os.setuid({})"
+    ask += f"; print(find_parent({files}))"
     root = Path(__file__).parents[2]
-    told = subprocess.run([sys.executable, "-c", ask], cwd=root, capture_output=True, text=True, timeout=60)
-    assert told.stdout.strip() == "None", told.stderr
+    for user, found in [(0, machine / "fs/user"), (65534, None)]:
+        told = subprocess.run(
+            [sys.executable, "-c", ask.format(user)], cwd=root, capture_output=True, text=True, timeout=60
+        )
+        assert told.stdout.strip() == str(found), told.stderr
 
 
 def test_its_bounds_are_written_before_anybody_enters(machine):
@@ -103,12 +111,11 @@ def test_a_real_one_kills_what_is_in_it_and_is_gone_afterwards(monkeypatch):
     except OSError as error:
         pytest.skip(f"no cgroup v2 to write to: {error}")
     join = ["/bin/sh", "-c", cgroup._JOIN, str(made / "cgroup.procs")]
-    inside = subprocess.Popen(
-        [*join, "/bin/sh", "-c", "setsid sleep 60 & echo started; sleep 60"], stdout=-1, text=True
-    )
-    assert inside.stdout.readline() == "started\n"
-    assert len((made / "cgroup.procs").read_text().split()) == 3
-    cgroup._remove(made)
+    two = "setsid sleep 60 & sleep 60"
+    inside = subprocess.Popen([*join, "/bin/sh", "-c", two])
+    try:
+        wait_for(lambda: len((made / "cgroup.procs").read_text().split()) == 3)
+    finally:
+        cgroup._remove(made)
     assert inside.wait(5) == -9
-    inside.stdout.close()
     assert not made.exists()
