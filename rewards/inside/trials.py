@@ -24,7 +24,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from rewards.inside.bounds import LIBC, PR_SET_DUMPABLE, forbid_system_calls, set_limits
+from rewards.inside.bounds import LIBC, PR_SET_DUMPABLE, be_seen, forbid_system_calls, set_limits
 from rewards.inside.usage import LOOK_S, Watch
 
 BEGUN = "begun"
@@ -85,7 +85,7 @@ def attempt(order: dict[str, Any], trial: dict[str, Any], seconds_left: float, c
     os.read(begun, 1)  # the child has bounds, and may be looked at, when it has closed what is ours
     os.close(begun)
     seconds = min(limits["seconds_a_trial"], seconds_left)
-    watch = Watch(limits["memory_bytes"]) if order["is_jailed"] else None
+    watch = Watch(limits["memory_bytes"], hidden=started) if order["is_jailed"] else None
     output, how = listen([*started, child][0], printed, caller, seconds, limits["output_bytes"], watch)
     clear_away([*started, child], everything=order["is_jailed"])
     if how == "hung up":
@@ -136,6 +136,8 @@ def be_tried(order: dict[str, Any], trial: dict[str, Any], ends: tuple[int, int,
         os.dup2(given, 0)
         os.dup2(print_end, 1)
         set_limits(order)
+        if order["is_jailed"]:
+            be_seen()
         _keep(end)
         if order["is_jailed"]:
             forbid_system_calls()

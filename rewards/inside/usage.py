@@ -36,10 +36,13 @@ SHARED_NAME = b"/dev/zero (deleted)"
 class Watch:
     """Looks from time to time whether the code that is tried takes more than a jail may."""
 
-    def __init__(self, most_bytes: int, ours: Collection[int] = ()) -> None:
-        """Leave out our own processes. The current folder is the one whose files are in memory."""
+    def __init__(self, most_bytes: int, hidden: Collection[int] = ()) -> None:
+        """Leave this process out. The current folder is the one whose files are in memory.
+
+        Processes of ours that may be ``hidden`` are counted as far as they can be seen.
+        """
         self._most = most_bytes
-        self._ours = {os.getpid(), *ours}
+        self._hidden = {str(process) for process in hidden}
         self._next = 0.0
 
     def finds_too_much(self) -> bool:
@@ -58,8 +61,8 @@ class Watch:
         Pages that processes share are counted for each of them at first, and then but once, which takes Linux longer to
         find out.
         """
-        processes = [name for name in os.listdir("/proc") if name.isdigit() and int(name) not in self._ours]
-        left = self._most - _bytes_besides_pages(processes)
+        processes = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+        left = self._most - _bytes_besides_pages([name for name in processes if name not in self._hidden])
         if sum(map(_own_bytes, processes)) <= left:
             return False
         _send(signal.SIGSTOP, processes)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from rewards.enclosure import SandboxError
-from rewards.sandbox import Sandbox, Trial
+from rewards.sandbox import Apart, Sandbox, Trial
 from tests.rewards.sandboxes import LIMITS, jail, outcome, printed, running_with, wait_for
 
 pytestmark = pytest.mark.processes
@@ -166,6 +166,32 @@ def test_the_reporter_can_neither_be_traced_nor_read_nor_killed(jailed):
     kill = [Trial(source="import os; os.kill(os.getppid(), 9)", check="assert False"), Trial(source="print(1)")]
     assert [one.how for one in jailed.run(kill)] == ["raised", "ended"]
     assert [one.how for one in Sandbox("none", LIMITS).run(kill)] == ["lost", "lost"]
+
+
+LOOK_AROUND = """
+import os
+def f(x): return x
+seen = []
+for name in os.listdir("/proc"):
+    if name.isdigit() and int(name) != os.getpid():
+        for file in ("mem", "maps", "environ", "auxv", "fd/3", "root/x", "cwd/x", "syscall", "stack", "oom_score_adj"):
+            try:
+                open(f"/proc/{name}/{file}", "r+b" if file in ("mem", "oom_score_adj") else "rb").close()
+            except FileNotFoundError:
+                seen.append((name, file, "entered"))
+            except OSError:
+                continue
+            else:
+                seen.append((name, file))
+others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+print(len(others), seen, flush=True)
+"""
+
+
+def test_nothing_of_who_reports_and_who_checks_is_to_be_seen(jailed):
+    apart = outcome(jailed, LOOK_AROUND, check="assert f(1) == 1", apart=Apart(asked=("f",)))
+    assert (apart.how, apart.output) == ("ended", "2 []\n")
+    assert printed(jailed, LOOK_AROUND) == "1 []"
 
 
 def test_it_is_not_root_and_cannot_become_it(jailed):
