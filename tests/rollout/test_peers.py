@@ -2,13 +2,18 @@
 
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+import torch
 
 from rollout import peers
 from rollout.peers import own_sockets, require_own_peers
+from rollout.transports.broadcast import _join
 from rollout.types import RolloutError
 from tests.users import NOBODY, PYTHON, as_user, needs_root
 
@@ -78,3 +83,45 @@ def test_a_connection_that_was_there_before_is_not_asked_about(server: socket.so
         require_own_peers(own_sockets())
         with pytest.raises(RolloutError, match="hung up"):
             require_own_peers(set())
+
+
+HIJACKS = """
+import socket, struct, sys
+held = []
+for number in range(8):  # gloo's of the connections that a process waits for
+    held.append(socket.create_connection(("127.0.0.1", int(sys.argv[1]))))
+    held[-1].sendall(struct.pack("=q", number))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def listens_at(before: set[int]) -> int | None:
+    """Return the port at which this process listens since then."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, place, _, state, *_, inode = line.split()[:10]
+        if state == "0A" and int(inode) in own_sockets() - before:
+            return int(place.partition(":")[2], 16)
+    return None
+
+
+@needs_root
+def test_another_user_who_is_first_at_gloo_s_door_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    ticket = {"meeting_point": str(tmp_path / "group"), "size": 2, "timeout_s": 10}
+    before, cpu = own_sockets(), torch.device("cpu")
+    with ThreadPoolExecutor(2) as members:
+        first = members.submit(_join, ticket, rank=0, device=cpu)
+        while (port := listens_at(before)) is None:
+            time.sleep(0.01)
+        command = [str(PYTHON), "-I", "-c", HIJACKS, str(port)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", **as_user(NOBODY)
+        ) as stranger:
+            assert stranger.stdout is not None
+            stranger.stdout.readline()
+            members.submit(_join, ticket, rank=1, device=cpu)
+            with pytest.raises(RolloutError, match=f"one of user {NOBODY}, has connected while processes met"):
+                first.result(30)
