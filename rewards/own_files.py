@@ -95,7 +95,14 @@ def _cache() -> Path:
 
 
 def _compiled() -> Path:
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _cache() / "torchinductor")
+    """Return where torch is to keep what it compiles.
+
+    A program that has imported torch hands down torch's choice, a name in /tmp that anybody could have taken. It is not
+    the user's.
+    """
+    said = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    is_torchs = said.name.startswith("torchinductor_")
+    return _cache() / "torchinductor" if is_torchs or not said.name else said
 
 
 def _is_own(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rewards import own_files
 from rewards.own_files import LONGEST_SOCKET, PREFIX, SHORT, SOCKETS, folder_for_sockets, make_caches_private, room_in
 from rewards.private import is_private
 from tests.users import folder_for_all
@@ -119,6 +120,15 @@ def test_what_torch_compiles_outlives_the_run(home: Path) -> None:
         environment = {**os.environ, "HOME": str(where)}
         done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, env=environment)
         assert done.stdout.splitlines()[-1] == expected, done.stderr
+
+
+def test_a_name_in_tmp_that_torch_has_chosen_is_not_used(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, expected in (("/tmp/torchinductor_root", home / ".cache" / "torchinductor"), (tmp_path / "x",) * 2):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(said))
+        make_caches_private()
+        assert own_files._compiled() == expected and is_private(expected)
 
 
 @pytest.mark.usefixtures("home")
