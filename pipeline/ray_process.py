@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,6 +32,8 @@ START_TIMEOUT_S = 300.0
 SILENT_S = 120.0
 """How long the child may give no sign of life; it gives one about every second."""
 CLOSE_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 10.0
+"""How long what was killed may take to be gone, before what it holds is left for the next run to remove."""
 WAITS_NAME = "waits_strop.json"
 
 
@@ -178,6 +181,8 @@ class _Child:
         session.kill(self._session)
         self._process.join(CLOSE_TIMEOUT_S)
         self._pipe.close()
+        with suppress(WaitError), Wait("killed processes to let go of their files", END_TIMEOUT_S) as wait:
+            wait.until(lambda: session.has_ended(self._session), every_s=0.05)
         remove_left_weights()
 
     def _lost(self, how: str) -> RayError:

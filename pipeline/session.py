@@ -8,6 +8,8 @@ from pathlib import Path
 TRACKER = b"multiprocessing.resource_tracker"
 STOPPED = "T"
 """The kernel's letter for a process that was stopped, by SIGSTOP or a debugger."""
+ENDED = "ZX"
+"""The letters for one that has ended, whether or not its parent has taken note."""
 
 
 def kill(session: int) -> None:
@@ -22,6 +24,11 @@ def kill(session: int) -> None:
             with suppress(OSError):  # it has ended by itself
                 if TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
+
+
+def has_ended(session: int) -> bool:
+    """Say whether no process of a session runs any more, so that what they held is let go."""
+    return all(state in ENDED for pid in _members(session) for _, state in _status(pid))
 
 
 def stopped(session: int) -> str:

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from pipeline import session
@@ -31,9 +30,10 @@ def test_a_session_that_goes_on_forking_is_ended_whole() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         wait_for(lambda: len(members(process.pid)) > 5, "some children", 20.0)
+        assert not session.has_ended(process.pid)
         session.kill(process.pid)
+        wait_for(lambda: session.has_ended(process.pid), "all to have ended", 10.0)
         process.wait(10)
-        time.sleep(0.1)
         assert members(process.pid) == []
 
 
