@@ -22,6 +22,10 @@ class TemplateError(ValueError):
     """A conversation that a chat template refuses, or of which it leaves something out."""
 
 
+class RunawayTemplateError(TemplateError):
+    """A template that takes more time, or makes more text, than any conversation needs."""
+
+
 def write(
     apply: Apply,
     messages: Sequence[Message],
@@ -44,6 +48,8 @@ def write(
     for form in _forms(messages):
         try:
             text = apply(form, **given)
+        except RunawayTemplateError:
+            raise
         except Exception as error:  # a template may raise anything
             refusal = refusal or error
             continue

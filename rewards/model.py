@@ -8,7 +8,7 @@ has, so that it is the last by the attention mask, whatever the tokenizer pads w
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +86,14 @@ class RewardModel:
 
     def text(self, turns: Sequence[Message], row: Mapping[str, Any] | None = None) -> str:
         """Return a conversation as the model reads it, marked where it spells control tokens."""
+        from rewards.bounded_template import apply_of
+
         row = row or {}
         if self.tokenizer.chat_template is None:
             said = [self._control.marked(turn["content"] or "", turn["role"]) for turn in turns]
             return self._control.settled("\n".join(said))
         return write(
-            partial(self.tokenizer.apply_chat_template, tokenize=False),
+            apply_of(self.tokenizer),
             turns,
             add_generation_prompt=False,
             tools=tools_of(row),

@@ -1,15 +1,14 @@
 """A model folder's tokenizer and chat template, read without transformers: what `check` can know within a second.
 
-Training and generation use transformers' own; both render the same `chat_template` with the same Jinja settings.
+Training and generation use transformers' own tokenizer; all render the template by `rewards.bounded_template`.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rewards.chat_template import RunawayTemplateError
 from rewards.control_tokens import ControlTokens
 from rewards.encoding import Encoding
 from rewards.types import Message
@@ -21,14 +20,13 @@ class ChatFormat:
     """How a model's conversations become tokens.
 
     Raises ModelFolderError where the folder has no tokenizer, no chat template or no end-of-sequence token, or one
-    that cannot be read.
+    that cannot be read; RunawayTemplateError where the template takes more than any conversation needs.
     """
 
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         """Read the files; where they do not say all, have transformers read them, which takes some seconds."""
         self._folder = folder
         self._files = read_tokenizer_files(folder)
-        self._templates: dict[bool, Any] = {}
         self._tokenizer: Any = _tokenizer(folder) if self._is_plain(self._files) else None
         if self._tokenizer is None or any(self._tokenizer.token_to_id(each) is None for each in self._files.added):
             with normalised(folder, trust_remote_code=trust_remote_code) as plain:
@@ -44,7 +42,9 @@ class ChatFormat:
         **settings: Any,
     ) -> str:
         """Return the conversation as the template writes it; ``tools`` are schemas that it may show."""
-        from jinja2 import TemplateError
+        from jinja2 import TemplateError, TemplateSyntaxError
+
+        from rewards.bounded_template import Refusal, render
 
         given = {
             "messages": messages,
@@ -52,11 +52,25 @@ class ChatFormat:
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
+        text, where = self._files.template_for(tools=tools is not None), f"the chat template in {self._folder}"
         try:
-            return str(self._template(tools is not None).render(**{**self._files.tokens, **settings, **given}))
-        except (TemplateError, ArithmeticError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise ModelFolderError(f"the chat template in {self._folder} cannot be rendered: {what}") from error
+            return render(text, str(self._folder), {**self._files.tokens, **settings, **given})
+        except RunawayTemplateError:
+            raise
+        except Refusal as error:
+            raise ModelFolderError(f"the chat template refuses the conversation: {error}") from error
+        except (TemplateSyntaxError, SyntaxError) as error:
+            raise ModelFolderError(f"{where} cannot be read: {error}") from error
+        except (
+            TemplateError,
+            ArithmeticError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+        ) as error:
+            raise ModelFolderError(f"{where} cannot be rendered: {type(error).__name__}: {error}") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the tokens' text, special ones included."""
@@ -122,17 +136,6 @@ class ChatFormat:
         has_files = (self._folder / TOKENIZER).is_file() and "eos_token" in files.tokens
         return has_files and not files.has_own_code and (files.is_generic or files.names >= STANDARD_NAMES)
 
-    def _template(self, tools: bool) -> Any:
-        from jinja2 import TemplateError
-
-        if tools not in self._templates:
-            text = self._files.template_for(tools=tools)
-            try:
-                self._templates[tools] = _environment().from_string(text)
-            except (TemplateError, RecursionError) as error:
-                raise ModelFolderError(f"the chat template in {self._folder} cannot be read: {error}") from error
-        return self._templates[tools]
-
 
 def _tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer
@@ -142,31 +145,3 @@ def _tokenizer(folder: Path) -> Any:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
         raise ModelFolderError(f"{file} is not a tokenizer: {error}") from error
-
-
-@cache
-def _environment() -> Any:
-    """Return Jinja with the settings of transformers."""
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """transformers' own mark around what the assistant says; it writes nothing."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _refuse(message: str) -> None:
-    raise ModelFolderError(f"the chat template refuses the conversation: {message}")

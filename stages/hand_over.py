@@ -21,6 +21,7 @@ from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext
 from stages.data.config import DataSetConfig
+from stages.data.rendering import TokenizerChat
 from stages.data.rows import fingerprint
 from stages.logprobs import sequence_logprobs
 from stages.model_folder import generation_eos_ids
@@ -203,7 +204,8 @@ def _habits(tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
 def rendered_probe(tokenizer: Any, **how: Any) -> list[int]:
     """Return a short conversation in tokens; of a template that refuses it, in plain words instead."""
     try:
-        tokens: list[int] = tokenizer.apply_chat_template(PROBE_CONVERSATION, return_dict=False, **how)
+        chat = TokenizerChat(tokenizer)
+        return chat.token_ids(chat.render(PROBE_CONVERSATION, **how))
     except Exception:  # a template may raise anything, and then does so again
-        tokens = tokenizer(" ".join(turn["content"] for turn in PROBE_CONVERSATION)).input_ids
-    return tokens
+        tokens: list[int] = tokenizer(" ".join(turn["content"] for turn in PROBE_CONVERSATION)).input_ids
+        return tokens

@@ -10,6 +10,7 @@ import peft
 import torch
 import transformers
 
+from rewards.chat_template import RunawayTemplateError
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
@@ -66,7 +67,7 @@ def base_folder(facts: RunFacts) -> Path:
         ) from error
     try:
         require_fit(Path(path), trust_remote_code=facts.trust_remote_code)
-    except ModelFolderError as error:
+    except (ModelFolderError, RunawayTemplateError) as error:
         raise StageError(f"model {facts.model!r} from the Hub: {error}") from error
     return Path(path)
 

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import get_args
 
+from rewards.chat_template import RunawayTemplateError
 from rewards.config import ModelRewardConfig, RewardConfig
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
@@ -53,7 +54,7 @@ def check_data(stages: Mapping[str, StageConfig], facts: RunFacts, read: ReadOnc
             chat = ChatFormat(Path(facts.model), trust_remote_code=facts.trust_remote_code)
             yield from check_model(chat, stages, facts)
             beyond = tokens_beyond(chat, Path(facts.model))
-        except ModelFolderError as error:
+        except (ModelFolderError, RunawayTemplateError) as error:
             yield str(error)
             return
     elif Path(facts.model).is_file():

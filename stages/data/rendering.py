@@ -66,8 +66,10 @@ class TokenizerChat:
         return encoding.of_tokenizer(self.tokenizer, self.control)
 
     def render(self, messages: Sequence[Message], **given: Any) -> str:
-        """As transformers does."""
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **given))
+        """As transformers does, within bounds."""
+        from rewards.bounded_template import apply_of
+
+        return apply_of(self.tokenizer)(messages, **given)
 
     def token_ids(self, text: str) -> list[int]:
         """As `apply_chat_template` does after it has written a conversation, marks aside."""

@@ -256,3 +256,12 @@ def test_a_template_that_opens_the_thinking_part_is_planned(tmp_path: Path, reci
     recipe["stages"] = {stage: grpo if stage == "grpo" else sft}
     result = check(tmp_path, recipe)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "{{ 'x' * 10**9 }}"]
+)
+def test_a_template_that_would_run_for_ever_is_named(tmp_path: Path, recipe: dict[str, Any], text: str) -> None:
+    (tmp_path / "model" / "chat_template.jinja").write_text(text)
+    said = "would make more than 268,435,456 characters and items of one conversation"
+    assert_refused(check(tmp_path, recipe), tmp_path, f"the chat template of {tmp_path / 'model'} {said}")
