@@ -1,8 +1,8 @@
 """The code reward: does the program do what its tests ask? Tried in a sandbox, `rewards.sandbox`.
 
 Tests come with the row; `rewards.code_tests` has their forms. What programs print and functions return is compared
-outside of the sandbox, which never sees what is right. Asserts run where the code runs: leaving early does not pass
-them, but code written to deceive them can; prefer inputs and outputs where the policy has learned to.
+outside of the sandbox, which never sees what is right. Asserts are executed in a process of their own, which gets plain
+data from the program; the few that cannot be, see `rewards.code_asserts`, a program can deceive.
 """
 
 import ast
@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from rewards.code_analysis import check_rules, deduction
+from rewards.code_analysis import check_rules, deduction, reaches_out
 from rewards.code_tests import tests_of
 from rewards.enclosure import Limits
 from rewards.final_answer import answer_part, last_turns
 from rewards.sandbox import Sandbox, Trial
-from rewards.types import RewardFunction
+from rewards.types import LogMetric, RewardFunction
 
 if TYPE_CHECKING:
     from rewards.config import CodeRewardConfig
@@ -51,9 +51,14 @@ def load(config: "CodeRewardConfig") -> RewardFunction:
         check_rules(config.deduct)
 
     def code(
-        prompts: list[Any], completions: list[Any], openings: list[str] | None = None, **columns: list[Any]
+        prompts: list[Any],
+        completions: list[Any],
+        openings: list[str] | None = None,
+        log_metric: LogMetric = lambda name, value: None,
+        **columns: list[Any],
     ) -> list[float | None]:
         programs = [last_program(answer_part(*turn)) for turn in last_turns(completions, openings)]
+        log_metric("reaching/count", sum(map(reaches_out, programs)))
         rows = [{name: values[at] for name, values in columns.items()} for at in range(len(programs))]
         with ThreadPoolExecutor(config.parallel) as pool:
             return list(pool.map(functools.partial(_mark, config, sandbox), programs, rows))

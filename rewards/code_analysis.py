@@ -1,6 +1,7 @@
 """What static analysis finds in a program, by ruff, and what that costs. For the code reward's `deduct`."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,12 @@ from rewards.types import RewardError
 if TYPE_CHECKING:
     from rewards.config import CodeRewardConfig
 
+_REACHING = re.compile(
+    r"\b(_getframe|_current_frames|f_back|f_globals|f_locals|settrace|setprofile|addaudithook|__builtins__|builtins|ctypes"
+    r"|gc\.get_\w+|__eq__|__instancecheck__|__subclasshook__|sys\.modules|excepthook|_exit|atexit|getppid|__debug__)\b"
+    r"|/proc/|AssertionError\s*="
+)
+
 
 def deduction(config: "CodeRewardConfig", program: str) -> float:
     """Return what the findings of static analysis cost (REAL, Yao et al. 2025, arXiv 2505.22704), up to the most.
@@ -24,6 +31,13 @@ def deduction(config: "CodeRewardConfig", program: str) -> float:
     except (subprocess.SubprocessError, ValueError):
         return config.most_deducted
     return min(config.most_deducted, sum(_price(config.deduct, rule) for rule in found))
+
+
+def reaches_out(program: str) -> bool:
+    """Say whether a program names what those do who would pass a test without solving it: frames, built-in functions,
+    the collector's objects, other processes, its own way to be equal.
+    """
+    return _REACHING.search(program) is not None
 
 
 def findings(rules: Iterable[str], program: str) -> list[str]:

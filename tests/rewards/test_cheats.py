@@ -6,6 +6,7 @@ not know them, as were the right programs of `honest.jsonl`, which must pass.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,10 @@ def test_check_counts_the_tests_that_can_be_deceived() -> None:
     assert "1 x imports asyncio" in said[0]
     assert said[1].startswith("1 of 4 tests of asserts") and "compares by the program's class Point" in said[1]
     assert list(code_tests.remarks(CONFIG, [{"tests": CALLS}, {"tests": PRINTS}])) == []
+
+
+def test_what_a_program_sends_to_the_checker_counts_as_its_own() -> None:
+    program = "def weigh(xs):\n    return ['x' * 1000 + str(n) for n in range(10**7)]\n"
+    small = Sandbox("bubblewrap", replace(LIMITS, memory_bytes=1 << 28, seconds_a_trial=10))
+    way = code_tests.tests_of(CONFIG, program, {"tests": ["assert len(weigh([1])) == 10**7"]})
+    assert [one.how for one in small.run([test.trial for test in way])] != ["ended"]

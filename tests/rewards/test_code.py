@@ -304,3 +304,23 @@ def test_numbers_that_programs_print_are_compared_by_value():
     thirds = [{"input": "", "output": "0.333333333333 2.50\n"}]
     found = marks(fenced("print(1 / 3, 2.5)"), fenced("print(0.33, 2.5)"), row={"tests": thirds})
     assert found == pytest.approx([1.0, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("program", "is_counted"),
+    [
+        ("import sys\nprint(sys._getframe(1).f_locals)", True),
+        ("class Yes(int):\n    def __eq__(self, other): return True", True),
+        ("import builtins\nbuiltins.len = lambda x: 3", True),
+        ("open('/proc/self/mem')", True),
+        ("AssertionError = SystemExit", True),
+        ("def f(x):\n    return sorted(x)[::-1]", False),
+        ("import collections\nprint(collections.Counter(input()))", False),
+    ],
+)
+def test_programs_that_name_what_cheats_use_are_counted(program, is_counted):
+    logged = []
+    function = build(CodeRewardConfig(sandbox=SANDBOX))
+    completions = [[{"role": "assistant", "content": fenced(program)}]]
+    function(prompts=[None], completions=completions, tests=[SUMS], log_metric=lambda *metric: logged.append(metric))
+    assert logged == [("reaching/count", int(is_counted))]
