@@ -52,6 +52,8 @@ _ORNAMENTS = " \n\u220e\ufe0f\u200d" + "".join(
     map(chr, (*range(0x25A0, 0x27C0), *range(0x2B00, 0x2C00), *range(0x1F000, 0x1FB00)))
 )
 """Emoji, check marks, the end of a proof."""
+MOST_LAYERS = 20
+"""Of styling around an answer; whoever writes more writes no answer, and each costs a look at the whole text."""
 _QUOTED = re.compile(r"(?m)^[ \t]*>\s+")
 _WRAPPED = re.compile(r"(\*\*\*|\*\*|\*|__|_|`+)\s*(.*?)\s*\1", re.DOTALL)
 
@@ -111,7 +113,9 @@ def last_turns(completions: Sequence[Any], openings: Sequence[str] | None) -> li
 
 def plain(text: str) -> str:
     r"""Return a text without styling: `\text{Paris}`, `**Paris**` and `Paris.` are Paris."""
-    while (bare := _STYLE.sub(r"\1", text)) != text:
+    for _ in range(MOST_LAYERS):
+        if (bare := _STYLE.sub(r"\1", text)) == text:
+            break
         text = bare
     text = " ".join(text.split())
     for left, right in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
@@ -125,14 +129,15 @@ def plain(text: str) -> str:
 def unwrapped(text: str) -> str:
     """Return a text without the Markdown around it and the full stop behind it, which are no part of an answer."""
     text = text.strip()
-    while True:
+    for _ in range(MOST_LAYERS):
         bare = text.rstrip(_ORNAMENTS) or text
         bare = bare[:-1].rstrip() if bare.endswith((".", "。")) and not bare.endswith("..") else bare
         wrapped = _WRAPPED.fullmatch(bare)
         bare = wrapped[2] if wrapped else bare.strip("*`").strip()
         if bare == text:
-            return bare
+            break
         text = bare
+    return text
 
 
 def _narrowed(text: str) -> tuple[str, bool]:

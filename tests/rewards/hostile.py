@@ -159,7 +159,6 @@ def rewards():
         (ExactRewardConfig(), box("633"), {"answer": "633"}),
         (ChoiceRewardConfig(), "B", {"answer": "B"}),
         (FormatRewardConfig(), box("633"), {}),
-        (FormatRewardConfig(name="pattern", pattern=r"(?:[^\n]*\n?)*\\boxed\{(?:\d+)+\}"), box("633"), {}),
         (FormatRewardConfig(name="tags", tags=["answer"]), "<answer>633</answer>", {}),
         (VoteRewardConfig(), box("633"), {}),
         (LengthRewardConfig(limit=100), box("633"), {}),
