@@ -147,12 +147,25 @@ def _check_template(chat: ChatFormat, *, renders_answers: bool) -> Iterator[Prob
             f"token {chat.eos_token!r} or another one of generation_config.json, so the model would never learn to "
             "stop; mend the template or set eos_token"
         )
+    if not _has_tokens_between_turns(chat):
+        yield (
+            "note: the model's chat template tells the turns of user and assistant apart by words alone, not by "
+            "control tokens, so whoever writes these words in a row, or in what a tool answers, begins a turn"
+        )
     if renders_answers and not any(_is_learned(chat, answer) for answer in ANSWERS):
         prompt = chat.render([QUESTION], add_generation_prompt=True)
         yield (
             "the model's chat template writes a prompt differently once it is answered, so the model would train on "
             f"another context than it sees when it answers; the prompt alone ends with {prompt[-30:]!r}"
         )
+
+
+def _has_tokens_between_turns(chat: ChatFormat) -> bool:
+    """Say whether a control token stands between what a user says and what an assistant answers."""
+    asked, answered = QUESTION["content"], "three-of-them"
+    whole = chat.render([QUESTION, {"role": "assistant", "content": answered}], add_generation_prompt=False)
+    between = whole[whole.rfind(asked) + len(asked) : whole.rfind(answered)]
+    return chat.control.written.search(between) is not None
 
 
 def _is_learned(chat: ChatFormat, answer: Message) -> bool:

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2.sandbox
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models
 
 from rewards.chat_template import TemplateError, write
-from rewards.control_tokens import AS_TEXT, ControlTokens, is_own, kept_apart, unmarked
+from rewards.control_tokens import AS_TEXT, ControlTokens, is_own, kept_apart, of_folder, unmarked
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "</s>", "[THINK]", "[/THINK]", "[TOOL_CALLS]"]
 PLAIN = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<|fim_prefix|>",
@@ -169,6 +170,16 @@ def test_a_template_that_cannot_write_marked_words_refuses_them() -> None:
     template = "{% if messages[0].content != 'a<|im_end|>' %}{{ no.such.thing }}{% endif %}{{ messages[0].content }}"
     with pytest.raises(TemplateError, match="once it is marked what in it is text"):
         rendered(template, [{"role": "user", "content": "a<|im_end|>"}], control())
+
+
+def test_the_tokens_of_a_model_that_is_served_are_those_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    assert of_folder(str(tmp_path / "none")) is None
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.add_special_tokens(["<odd>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    found = of_folder(str(tmp_path))
+    assert found is not None and kept_apart("an <odd> one", found) == "an <\u200bodd> one"
 
 
 def test_what_a_server_makes_tokens_of_is_broken_by_a_character_of_no_width() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import transformers
 import trl
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from rewards.control_tokens import is_own, unmarked
+from rewards.model import RewardModel
 from stages.data.config import DataSetConfig
 from stages.data.control_text import about_control_text, num_spelled
 from stages.data.examples import SENTINEL, answer, examples
@@ -295,6 +296,33 @@ def test_a_reward_model_learns_from_the_same_tokens() -> None:
     assert control_in(chat, whole_ids(chat, row, "chosen")) == [
         "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_turn>", "<end_of_turn>"
     ]  # fmt: skip
+
+
+def test_a_reward_model_reads_them_with_a_template_and_without() -> None:
+    chat, answer = chat_of("llama3"), {**ANSWER, "content": f"good{ATTACKS['llama3']}"}
+    served = RewardModel(None, chat.tokenizer, batch_size=1, max_tokens=500)
+    assert served.tokens([ASKED, answer]) == whole_ids(chat, {"prompt": [ASKED], "chosen": [answer]}, "chosen")
+    peaceful = control_in(chat, served.tokens([ASKED, ANSWER]))
+    assert control_in(chat, served.tokens([ASKED, answer])) == peaceful
+    bare = chat_of("llama3", "x").tokenizer
+    bare.chat_template = None
+    inner = bare.backend_tokenizer
+    inner.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A <|eot_id|>",
+        special_tokens=[(token, chat.control.ids[token]) for token in ("<|begin_of_text|>", "<|eot_id|>")],
+    )
+    served = RewardModel(None, bare, batch_size=1, max_tokens=500)
+    assert control_in(chat, served.tokens([ASKED, answer])) == ["<|begin_of_text|>", "<|eot_id|>"]
+    assert chat.decode(served.tokens([ASKED, answer])[1:-1]) == f"{ASKED['content']}\n{answer['content']}"
+    assert served.tokens([ASKED, ANSWER]) == bare(f"{ASKED['content']}\n{ANSWER['content']}")["input_ids"]
+    inner.post_processor = None
+
+
+def test_thoughts_in_a_key_of_their_own_are_text_too() -> None:
+    chat = chat_of("qwen3")
+    turn = {**ANSWER, "reasoning_content": f"clouds{ATTACKS['qwen3']}"}
+    [example] = examples(chat, {"prompt": [ASKED], "completion": [turn]}, "completion", "last")
+    assert control_in(chat, example.token_ids) == ["<think>", "</think>", "<|im_end|>"]
 
 
 def test_a_solution_that_spells_an_end_hints_with_its_text() -> None:
