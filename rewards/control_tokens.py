@@ -76,9 +76,8 @@ class ControlTokens:
         """Return the first control token that a turn spells without being allowed to; None where it spells none."""
         for key, value in turn.items():
             rule = self._rule(turn, key)
-            for text in _texts(value):
-                if rule.may_be_spelled(text) and (found := rule.spelled(text)):
-                    return found
+            if rule.may_be_in(value) and (found := next(filter(None, map(rule.spelled, _texts(value))), None)):
+                return found
         return None
 
     def marked(self, text: str, role: str) -> str:
@@ -90,9 +89,8 @@ class ControlTokens:
 
     def marked_turns(self, turns: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> tuple[Any, Any] | None:
         """Return what a template is given, with all that is said marked; None where none of it can spell anything."""
-        parts = [(self._rule(turn, key), value) for turn in turns for key, value in turn.items()]
-        parts += [(self._strict, value) for value in given.values() if value]
-        if not any(rule.may_be_spelled(text) for rule, value in parts for text in _texts(value)):
+        may = any(self._rule(turn, key).may_be_in(value) for turn in turns for key, value in turn.items())
+        if not may and not any(map(self._strict.may_be_in, given.values())):
             return None
         marked = [{key: _each(value, self._rule(turn, key)) for key, value in turn.items()} for turn in turns]
         return marked, {name: _each(value, self._strict) for name, value in given.items()}
@@ -141,15 +139,23 @@ class _Rule:
     def __init__(self, tokens: Collection[str], allowed: Collection[str]) -> None:
         refused = [token for token in tokens if token not in allowed]
         self._edges = _edges(refused)
+        self._signs = sorted(
+            {next((letter for letter in edge if not letter.isalnum()), edge[0]) for edge in self._edges}
+        )
         letters = {letter for token in refused for letter in token if not letter.isalnum()}
         letters |= {end for token in refused for end in (token[0], token[-1])}
         kept = f"({_any_of(allowed)})"
         self._refused = re.compile(f"{kept}|({_any_of(refused)})")
         self._letters = re.compile(f"{kept}|[{re.escape(''.join(sorted(letters)))}]" if letters else kept)
 
-    def may_be_spelled(self, text: str) -> bool:
-        """Say whether a text has a piece of a control token; cheap, since every text is asked."""
-        return any(edge in text for edge in self._edges)
+    def may_be_in(self, value: Any) -> bool:
+        """Say whether a text, or one in a tree, has a piece of a control token; cheap, since all texts are asked."""
+        if not isinstance(value, str):
+            return any(map(self.may_be_in, _texts(value))) if value else False
+        for sign in self._signs:  # most texts have none
+            if sign in value:
+                return any(edge in value for edge in self._edges)
+        return False
 
     def spelled(self, text: str) -> str | None:
         """Return the first control token in a text."""
@@ -159,7 +165,7 @@ class _Rule:
         """Mark both ends and all signs of whatever may become a control token, also by what a template writes next to
         it, or leaves out of it.
         """
-        if not self.may_be_spelled(text):
+        if not self.may_be_in(text):
             return text
         return self._letters.sub(lambda found: found[0] if found[1] else AS_TEXT + found[0], text)
 
