@@ -97,7 +97,8 @@ def run_command(
                 f"with the recipe as you have changed it: strop run {recipe} --resume. To keep it and start another: "
                 f"--set name={config.name}-2. To start over: delete {folder.root}"
             )
-        _drive(config, folder, only, recipe.read_text())
+        folder.require_own()
+        _drive(config, folder, only, recipe.read_text(encoding="utf-8-sig"))
 
 
 @app.command("resume")
@@ -236,6 +237,7 @@ def _require_run(folder: RunFolder) -> None:
     if not folder.resolved.is_file():
         way_out = f"run its recipe with: strop run RECIPE --resume --runs {folder.root.parent}"
         raise ConfigError(f"{folder.root} holds no run that is whole ({folder.resolved.name} is missing); {way_out}")
+    folder.require_own()
 
 
 def _ray(config: RunConfig, folder: RunFolder) -> "RayProcess":

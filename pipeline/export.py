@@ -14,7 +14,9 @@ from pipeline.state import RunFolder
 from pipeline.summary import exams_of
 from stages import artifact
 from stages.artifact import MANIFEST, Manifest
-from stages.base import Estimate
+from stages.base import Estimate, StageError
+from stages.checkpoints import sha256
+from stages.own_files import open_own
 
 CARD = "README.md"
 ADAPTER = "adapter"
@@ -32,8 +34,11 @@ def export(config: RunConfig, folder: RunFolder, stage: str, to: Path, *, adapte
     manifest = artifact.read(source, "reward_model" if kind == "reward_model" else "model")
     temporary = to.with_name(f".{to.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
-    left_out = shutil.ignore_patterns(MANIFEST, ADAPTER)
-    shutil.copytree(source / ADAPTER if adapter else source, temporary, ignore=left_out)
+    temporary.mkdir(parents=True)
+    for name, digest in manifest.files.items():
+        is_adapters = name.startswith(f"{ADAPTER}/")
+        if is_adapters == adapter:
+            _copy(source, name, digest, temporary / name.removeprefix(f"{ADAPTER}/"))
     if adapter:
         _name_base(temporary / "adapter_config.json", config, stage)
     (temporary / CARD).write_text(card(config, folder, stage, manifest, adapter=adapter))
@@ -41,6 +46,18 @@ def export(config: RunConfig, folder: RunFolder, stage: str, to: Path, *, adapte
         to.rmdir()
     temporary.rename(to)
     return to
+
+
+def _copy(source: Path, name: str, digest: str, to: Path) -> None:
+    """Copy one file of a stage's output, if it is still what the stage wrote; a link is not followed."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_own(source, name) as file, to.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+    except ValueError as error:
+        raise StageError(f"{source} cannot be exported: {error}") from error
+    if sha256(to) != digest:
+        raise StageError(f"{name} in {source} has changed while it was copied, so nothing is exported; try again")
 
 
 def card(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest, *, adapter: bool) -> str:

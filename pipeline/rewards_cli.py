@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.config import ConfigError
+from pipeline.state import RunFolder
 from pipeline.terminal import PATH, console, errors, readable_errors, say
 from rewards.printable import printable
 
@@ -78,6 +79,7 @@ def rescore_command(
     from stages import offline, rescoring
 
     with readable_errors():
+        RunFolder(run).require_own()
         files = sorted((run / stage / "rollouts").rglob("*.parquet"))
         if not files:
             raise ConfigError(f"{run / stage / 'rollouts'} holds no groups; name another stage by --stage")

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 
 from rewards.waits import Wait, WaitError
 from stages.base import Estimate, StageResult
+from stages.own_files import strangers
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
 """Of a stage whose driver is gone "running" stays, until the next driver makes it "interrupted"."""
@@ -96,6 +97,14 @@ class RunFolder:
     def summary(self) -> Path:
         """The closing table, for programs."""
         return self.root / "summary.json"
+
+    def require_own(self) -> None:
+        """Raise RunFolderError where something in the folder is no file of the run, but leads to another's.
+
+        A run's folder may come from somebody else; what is written and shown goes by the names in it.
+        """
+        for path, what in strangers(self.root):
+            raise RunFolderError(f"{path} is {what}, which no run makes: remove it, if you know the folder's maker")
 
     def stage(self, name: str) -> Path:
         """Return a stage's folder."""

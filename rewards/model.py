@@ -17,6 +17,7 @@ from rewards.chat_template import settings_of, tools_of, write
 from rewards.control_tokens import ControlTokens
 from rewards.encoding import Encoding
 from rewards.types import Message, RewardError, RewardFunction
+from rewards.weight_files import PICKLES, weight_files
 
 if TYPE_CHECKING:
     from rewards.config import ModelRewardConfig
@@ -146,6 +147,7 @@ def load_model(config: "ModelRewardConfig") -> RewardModel:
 
     Raises RewardError where it cannot be loaded, is none, or is another one.
     """
+    import huggingface_hub
     import torch
     import transformers
 
@@ -154,10 +156,14 @@ def load_model(config: "ModelRewardConfig") -> RewardModel:
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device)
     try:
+        folder = Path(config.model)
+        if not folder.is_dir():
+            folder = Path(huggingface_hub.snapshot_download(config.model, ignore_patterns=PICKLES))
+        weight_files(folder)  # raises where something else than safetensors would be loaded
         trusted = {"trust_remote_code": config.trust_remote_code}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model, **trusted)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trusted)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            config.model, dtype=config.precision, **trusted
+            folder, dtype=config.precision, use_safetensors=True, **trusted
         )
         model.to(device).eval()
     except Exception as error:

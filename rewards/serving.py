@@ -35,6 +35,7 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, d
         "gpu-memory-utilization": str(gpu_memory_utilization),
         "generation-config": "vllm",
         "dtype": dtype,
+        "load-format": "safetensors",  # in a pickle code can hide
         "uvicorn-log-level": "warning",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--disable-log-stats"]

@@ -15,6 +15,7 @@ from rollout.engine import Precision
 from stages import checkpoints
 from stages.base import StageContext, StageError
 from stages.checkpoints import sha256
+from stages.own_files import open_own, regular_files
 
 MANIFEST = "manifest.json"
 Kind = Literal["model", "pairs", "reward_model"]
@@ -118,13 +119,22 @@ def read(folder: Path, kind: Kind) -> Manifest:
     if manifest.kind != kind:
         raise StageError(f"{folder} holds {manifest.kind}, and {kind} was asked for")
     for name, digest in manifest.files.items():
-        file = folder / name
-        if not file.is_file() or sha256(file) != digest:
-            what = "differs from what its stage wrote" if file.is_file() else "is missing"
+        found = _digest(folder, name)
+        if found != digest:
+            what = "differs from what its stage wrote" if found else "is missing, or a link"
             raise StageError(
                 f"{name} in {folder} {what}; delete {folder.parent} to have stage {manifest.stage!r} run again"
             )
     return manifest
+
+
+def _digest(folder: Path, name: str) -> str:
+    """Return the hash of a file; "" where it is none."""
+    try:
+        with open_own(folder, name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return ""
 
 
 def code_versions() -> dict[str, str]:
@@ -145,4 +155,4 @@ def probe_sequences(sequences: Sequence[Sequence[int]], *, num: int = 4, max_tok
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return regular_files(folder)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from stages.own_files import regular_files
+
 logger = logging.getLogger(__name__)
 
 MARKER = "COMPLETE"
@@ -82,8 +84,8 @@ def damage(folder: Path) -> str | None:
         return marked
     for name, written in marked.items():
         file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
+        if not file.is_file() or file.is_symlink():
+            return f"{name} is missing, or a link"
         if file.stat().st_size != written.bytes:
             return f"{name} has {file.stat().st_size} bytes of {written.bytes}"
         if sha256(file) != written.sha256:
@@ -167,7 +169,7 @@ def _remove(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER]
+    return [path for path in regular_files(folder) if path.name != MARKER]
 
 
 def _share(folder: Path) -> None:
@@ -175,7 +177,7 @@ def _share(folder: Path) -> None:
     mode = folder.stat().st_mode & 0o666
     try:
         for file in _files(folder):
-            if file.stat().st_mode & 0o777 != mode:
+            if file.stat().st_mode & 0o777 != mode and file.stat().st_nlink == 1:  # or else it is another's, too
                 file.chmod(mode)
     except OSError as error:  # a mount that has no modes
         logger.warning("the files in %s keep the modes that they have: %s", folder, error)

@@ -152,6 +152,7 @@ def read_back(folder: Path, facts: RunFacts, policy: Policy, *, was_tied: bool) 
     model, found = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
+        use_safetensors=True,
         trust_remote_code=facts.trust_remote_code,
         attn_implementation="sdpa",
         output_loading_info=True,

@@ -4,13 +4,17 @@
 the same words.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""What transformers looks for, in this order; the index names the files of a model in several."""
+from safetensors import SafetensorError, safe_open
+
+import rewards.weight_files
+from rewards.weight_files import INDEX, WEIGHTS, require_own_files
+from rewards.weight_files import ModelFolderError as ModelFolderError  # for those who ask of folders
+from rewards.weight_files import read_json_object as read_json_object
+
 ADAPTER = "adapter_config.json"
 PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 OTHERS = {
@@ -28,27 +32,13 @@ OTHERS = {
 OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 
 
-class ModelFolderError(ValueError):
-    """A model folder that lacks what the run needs, or holds something else."""
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object of a model folder. Raises ModelFolderError for anything else."""
-    try:
-        tree = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise ModelFolderError(f"{file} holds a {type(tree).__name__}; expected a JSON object")
-    return tree
-
-
 def read_model_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a model that stages can start from.
 
     Raises ModelFolderError where the folder holds something else, such as an adapter alone, or a model that writes no
     text or cannot be trained.
     """
+    require_own_files(folder)
     if (folder / ADAPTER).is_file():
         raise ModelFolderError(_about_adapter(folder))
     if not (folder / "config.json").is_file():
@@ -64,40 +54,22 @@ def weight_files(folder: Path) -> list[Path]:
     Raises ModelFolderError where there are none, or some are missing. Only safetensors are taken: their identity is
     known, and no code can hide in them.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise ModelFolderError(f"{folder} has no .safetensors file that transformers would load: {_instead(folder)}")
-    weight_map = read_json_object(folder / INDEX).get("weight_map")
-    names = weight_map.values() if isinstance(weight_map, dict) else ()
-    files = sorted({folder / name for name in names if isinstance(name, str)})
-    missing = [file.name for file in files if not file.is_file()]
-    if missing or not files:
-        lacks = (
-            f"{len(missing)} of {len(files)} files that it names are missing, such as {missing[0]}" if missing else ""
-        )
-        raise ModelFolderError(f"{folder / INDEX}: {lacks or 'it names no file'}; fetch the model again")
-    return files
+    return rewards.weight_files.weight_files(folder)
 
 
 def read_header(file: Path) -> dict[str, Any]:
-    """Return name -> {dtype, shape, ...} of the tensors in a safetensors file.
+    """Return name -> {dtype, shape} of the tensors in a safetensors file.
 
-    Raises ModelFolderError for a file that is cut short or is no safetensors file.
+    Raises ModelFolderError for a file that is cut short, is no safetensors file, or whose header does not fit what
+    lies behind it.
     """
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 2 <= length < file.stat().st_size:
-                raise ValueError(f"its header would have {length} bytes")
-            tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        if file.stat().st_size < end:
-            raise ValueError(f"it has {file.stat().st_size} bytes of {end}")
-        if not all(isinstance(size, int) for tensor in tensors.values() for size in tensor["shape"]):
-            raise ValueError("a shape is no list of numbers")
-        return tensors
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        with safe_open(file, framework="numpy") as opened:
+            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+            return {name: {"dtype": part.get_dtype(), "shape": part.get_shape()} for name, part in parts.items()}
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelFolderError(f"{file} is not a whole safetensors file ({error}); fetch it again") from error
 
 

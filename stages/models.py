@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from rewards.chat_template import RunawayTemplateError
+from rewards.weight_files import PICKLES
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
@@ -60,7 +61,7 @@ def base_folder(facts: RunFacts) -> Path:
     import huggingface_hub
 
     try:
-        path = huggingface_hub.snapshot_download(facts.model, ignore_patterns=["*.bin", "*.pth", "original/*"])
+        path = huggingface_hub.snapshot_download(facts.model, ignore_patterns=PICKLES)
     except Exception as error:
         raise StageError(
             f"model {facts.model!r} is neither a folder (seen from {Path.cwd()}) nor to be had from the Hub: {error}"
@@ -90,6 +91,7 @@ def load_policy(context: StageContext, *, role: str = "policy") -> Policy:
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
+        use_safetensors=True,
         trust_remote_code=context.facts.trust_remote_code,
         attn_implementation="sdpa",
         generation_config=savable(generation_settings(folder), eos_ids),
@@ -145,6 +147,7 @@ def load_reference(policy: Policy, *, trust_remote_code: bool) -> Any:
     reference = transformers.AutoModelForCausalLM.from_pretrained(
         policy.folder,
         dtype=torch.float32,
+        use_safetensors=True,
         attn_implementation="sdpa",
         trust_remote_code=trust_remote_code,
         generation_config=policy.model.generation_config,
@@ -160,7 +163,7 @@ def load_weights(model: Any, folder: Path) -> None:
         if lost := sorted(set(peft.get_peft_model_state_dict(model)) - set(saved)):
             raise StageError(f"the adapter in {folder} lacks {len(lost)} of what trains, such as {lost[0]}")
         return
-    saved = type(model).from_pretrained(folder, dtype=torch.float32)
+    saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.load_state_dict(saved.state_dict())
 
 

@@ -82,6 +82,7 @@ def load_with_head(context: StageContext) -> Any:
         model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
             policy_folder(context),
             dtype=torch.float32,
+            use_safetensors=True,
             num_labels=1,
             trust_remote_code=context.facts.trust_remote_code,
             attn_implementation="sdpa",

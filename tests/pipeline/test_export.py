@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from pipeline.config import ConfigError, RunConfig, load_config
 from pipeline.export import export
 from pipeline.state import RunFolder
+from stages import artifact
 from stages.base import StageError
 from stages.fingerprints import model_fingerprint
 from tests.end_to_end.runs import write_recipe, write_rows
@@ -157,3 +158,25 @@ def test_what_cannot_be_exported_is_refused_with_the_way_out(run: RunFolder, con
     with pytest.raises(ConfigError, match="stage 'dpo' has not finished"):
         export(config, copy, "dpo", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_what_the_stage_listed_is_exported_and_no_link_is_followed(
+    run: RunFolder, config: RunConfig, tmp_path: Path
+) -> None:
+    copy, secret = RunFolder(tmp_path / "copy"), tmp_path / "id_rsa"
+    shutil.copytree(run.root, copy.root, symlinks=True)
+    secret.write_text("secret")
+    output = copy.stage("sft") / "output"
+    (output / "notes.txt").write_text("of somebody else")
+    (output / "extra.json").symlink_to(secret)
+    (output / "home").symlink_to(tmp_path)
+    os.link(secret, output / "hard.json")
+    os.mkfifo(output / "pipe")
+    to = export(config, copy, "sft", tmp_path / "out")
+    listed = [name for name in artifact.read(output, "model").files if not name.startswith("adapter/")]
+    assert sorted(path.relative_to(to).as_posix() for path in to.rglob("*")) == sorted([*listed, "README.md"])
+    (output / "config.json").rename(tmp_path / "config.json")
+    (output / "config.json").symlink_to(tmp_path / "config.json")
+    with pytest.raises(StageError, match=r"config.json in .* is missing, or a link"):
+        export(config, copy, "sft", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
