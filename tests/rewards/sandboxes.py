@@ -38,7 +38,7 @@ def printed(sandbox, source):
     return found.output.strip()
 
 
-def wait_for(holds, deadline_s=5.0):
+def wait_for(holds, deadline_s=20.0):
     end = time.monotonic() + deadline_s
     while not holds():
         assert time.monotonic() < end

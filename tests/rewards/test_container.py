@@ -144,10 +144,10 @@ def test_no_container_goes_on_when_whoever_asked_is_killed(engine):
     asker = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, cwd=ROOT)
     asker.stdin.write(source.encode() + b"\n")
     asker.stdin.flush()
-    wait_for(lambda: running_with(mark), 30)
+    wait_for(lambda: running_with(mark))
     asker.kill()
     asker.wait(5)
-    wait_for(lambda: not running_with(mark), 30)
+    wait_for(lambda: not running_with(mark))
 
 
 def test_the_recipe_names_the_image_and_the_deadline_has_room_for_containers():
