@@ -58,14 +58,17 @@ class Chat:
 
         self._config = config
         self._control = None
+        place: Path | None = None
         if config.base_url is None:
-            from rewards.serving import serve
+            from rewards.serving import HOST, serve
 
-            base_url, self._api_key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
+            base_url = f"http://{HOST}/v1"
+            place, self._api_key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
             self._control = of_folder(config.model)
         else:
             base_url, self._api_key = config.base_url, os.environ.get(config.api_key_variable) or "none"
-        transport = BoundedTransport(proxy=_proxy(config), num_connections=config.parallel)
+        proxy = _proxy(config) if place is None else None
+        transport = BoundedTransport(proxy=proxy, num_connections=config.parallel, place=place)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=self._api_key,

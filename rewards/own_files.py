@@ -25,6 +25,8 @@ SOCKETS = {
 """Variables of the folders that sockets go into, and the longest name of one there. Ray opens its own folders to all
 users whatever the umask, who could put their sockets in place of its; so they have to be inside of one that is closed.
 """
+SERVERS = "VLLM_RPC_BASE_PATH"
+"""The one whose folder servers of our own put their sockets into, too, under names of the same length."""
 SHORT = Path("/tmp")
 
 

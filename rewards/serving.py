@@ -7,8 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from functools import partial
+from pathlib import Path
 
+from rewards.own_files import SERVERS, use_own_files
 from rewards.strays import die_with_parent
 from rewards.types import RewardError
 from rewards.waits import Wait
@@ -16,21 +19,25 @@ from rewards.waits import Wait
 START_TIMEOUT_S = 600.0
 """How long the server may take to load its model. The scorer's ``start_timeout_s`` is 120 by default; raise that."""
 POLL_S = 0.2
+HOST = "localhost"
+"""What the server is called in requests, which go to its socket."""
 
 
-def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, dtype: str = "auto") -> tuple[str, str]:
-    """Serve a model, a folder or a Hub id, on the loopback; return its base URL and key once it answers.
+def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, dtype: str = "auto") -> tuple[Path, str]:
+    """Serve a model, a folder or a Hub id; return the Unix socket at which it listens, and its key, once it answers.
+
+    At a port, another user could listen before the server does, or once it has died, and give the marks.
 
     On the GPU where there is one. It belongs to this process's group, so that it is killed with this worker, and ends
     by itself where that is killed alone. Raises RewardError where it does not start.
     """
     key = secrets.token_urlsafe()
-    port = _free_port()
+    use_own_files()
+    place = Path(os.environ[SERVERS]) / str(uuid.uuid4())
     arguments = {
         "model": model,
         "served-model-name": model,
-        "host": "127.0.0.1",
-        "port": str(port),
+        "uds": str(place),
         "max-model-len": str(max_model_tokens),
         "gpu-memory-utilization": str(gpu_memory_utilization),
         "generation-config": "vllm",
@@ -53,7 +60,7 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, d
                 f"the vLLM server for {model!r} ended with exit code {server.returncode} before it answered; what it "
                 "printed is in the stage's log"
             )
-        return _answers(port)
+        return _answers(place)
 
     try:
         with Wait(f"the vLLM server for {model!r} to answer", START_TIMEOUT_S, fails=RewardError) as wait:
@@ -61,17 +68,25 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, d
     except RewardError:
         server.kill()
         raise
-    return f"http://127.0.0.1:{port}/v1", key
+    return place, key
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(HOST, timeout=5)
+        self._place = place
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._place))
 
 
-def _answers(port: int) -> bool:
+def _answers(place: Path) -> bool:
     """Ask directly: no proxy of the environment, no redirect."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = _Connection(place)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

@@ -3,6 +3,8 @@
 `rewards.chat` asks through it. How long a reply may take is the asker's to say; the connections are httpx2's.
 """
 
+from pathlib import Path
+
 import httpx2
 
 from rewards.replies import EndpointError
@@ -16,10 +18,13 @@ _KEPT = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-r
 class BoundedTransport(httpx2.AsyncBaseTransport):
     """Sends one request to where it is addressed and nowhere else, and reads no more than a bounded reply."""
 
-    def __init__(self, *, proxy: str | None, num_connections: int) -> None:
-        """Take the address of a proxy; the environment's are not used unless the recipe names one."""
+    def __init__(self, *, proxy: str | None, num_connections: int, place: Path | None = None) -> None:
+        """Take the address of a proxy; the environment's are not used unless the recipe names one.
+
+        ``place`` is the Unix socket at which the endpoint listens; None: at its address.
+        """
         limits = httpx2.Limits(max_connections=num_connections, max_keepalive_connections=num_connections)
-        self._below = httpx2.AsyncHTTPTransport(proxy=proxy, limits=limits)
+        self._below = httpx2.AsyncHTTPTransport(proxy=proxy, limits=limits, uds=str(place) if place else None)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send; raises EndpointError for a redirect and for a reply that is too long, httpx2's errors for others."""
