@@ -24,9 +24,9 @@ def gone(processes, deadline_s):
 
 
 def test_a_server_of_our_own_answers_and_ends_with_its_worker(tmp_path):
-    model = write_tiny_model(tmp_path / "verifier")
+    model = write_tiny_model(tmp_path / "verifier", max_position_embeddings=2048)  # its tokens are characters
     config = VerifierRewardConfig(
-        model=str(model), max_model_tokens=256, max_tokens=8, num_samples=2, temperature=1.0, seconds=50
+        model=str(model), max_model_tokens=2048, max_tokens=8, num_samples=2, temperature=1.0, seconds=50
     )
     worker = WorkerProcess(reward_order([config], SCORING, concurrency=4))
     try:
