@@ -94,7 +94,7 @@ def test_a_keeper_that_is_stopped_does_not_hold_up_the_end(tmp_path):
     start = time.monotonic()
     runtime.close()
     assert time.monotonic() - start < 11
-    assert not is_running(worker) and not is_running(keeper)
+    wait_until_gone([worker, keeper], 5.0)
 
 
 FLEEING_PROGRAM = """```python
