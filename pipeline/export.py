@@ -16,7 +16,7 @@ from stages import artifact
 from stages.artifact import MANIFEST, Manifest
 from stages.base import Estimate, StageError
 from stages.checkpoints import sha256
-from stages.own_files import open_own
+from stages.regular_files import open_own
 
 CARD = "README.md"
 ADAPTER = "adapter"

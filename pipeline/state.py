@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 
 from rewards.waits import Wait, WaitError
 from stages.base import Estimate, StageResult
-from stages.own_files import strangers
+from stages.regular_files import strangers
 
 Status = Literal["waiting", "running", "interrupted", "done", "failed"]
 """Of a stage whose driver is gone "running" stays, until the next driver makes it "interrupted"."""

@@ -15,7 +15,7 @@ from rollout.engine import Precision
 from stages import checkpoints
 from stages.base import StageContext, StageError
 from stages.checkpoints import sha256
-from stages.own_files import open_own, regular_files
+from stages.regular_files import open_own, regular_files
 
 MANIFEST = "manifest.json"
 Kind = Literal["model", "pairs", "reward_model"]

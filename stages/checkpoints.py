@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from stages.own_files import regular_files
+from stages.regular_files import regular_files
 
 logger = logging.getLogger(__name__)
 

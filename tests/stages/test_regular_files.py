@@ -14,7 +14,7 @@ from stages import artifact, checkpoints
 from stages.artifact import Manifest
 from stages.base import StageError
 from stages.model_folder import read_header, weight_files
-from stages.own_files import open_own, regular_files
+from stages.regular_files import open_own, regular_files
 
 
 @pytest.fixture
