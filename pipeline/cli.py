@@ -19,6 +19,7 @@ from pipeline.graph import needed
 from pipeline.lines import Lines
 from pipeline.plan import Step
 from pipeline.report.closing import leave_report
+from pipeline.revisions import keep, pinned
 from pipeline.standing import require_begun, standing_of
 from pipeline.state import RunFolder, write_json, write_text
 from pipeline.terminal import (
@@ -33,8 +34,10 @@ from pipeline.terminal import (
     say,
 )
 from pipeline.view import stage_table, view
+from rewards.hub import briefly
 from rewards.own_files import make_caches_private, use_own_files
 from rewards.printable import printable
+from stages.base import Problem
 
 if TYPE_CHECKING:
     from pipeline.ray_process import RayProcess
@@ -73,6 +76,11 @@ def check_command(
         config = load_config(recipe, set_)
         folder = RunFolder(runs / config.name)
         make_caches_private()
+        found = pinned(config, folder)
+        _require_none(found.problems)
+        for unknown in found.unknown:
+            say(f"note: {unknown}")
+        config = found.config
         _show(config, check(config, folder))
         if sample:
             use_own_files()
@@ -186,14 +194,18 @@ def _drive(config: RunConfig, folder: RunFolder, only: str | None, recipe: str |
 
     needed(config.stages, only)  # raises where there is no such stage
     make_caches_private()  # models and data may be fetched from now on
+    found = pinned(config, folder)
+    _require_none([*found.problems, *found.unknown])
+    config = found.config
     findings = check(config, folder)
-    _require_none(findings)
+    _require_none(findings.problems)
     for note in findings.notes:
         say(f"note: {note}", on=errors)
     use_own_files()
     with folder.locked(), endings_as_ctrl_c():
         if recipe is not None:
             write_text(folder.recipe, recipe)
+        keep(folder, found.commits)
         write_json(folder.resolved, config.model_dump(mode="json"))
         try:
             with _observed(config, folder, findings.steps, only) as observer, _ray(config, folder) as ray:
@@ -264,16 +276,17 @@ def _show_readiness(config: RunConfig, folder: RunFolder, num_prompts: int) -> N
         console.print(readiness.table(name, result))
 
 
-def _require_none(findings: Findings) -> None:
-    if findings.problems:
-        raise ConfigError("\n".join(findings.problems))
+def _require_none(problems: Sequence[Problem]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _show(config: RunConfig, findings: Findings) -> None:
     for note in findings.notes:
         say(f"note: {note}")
-    _require_none(findings)
-    title = Text(printable(f"{config.name}: {config.model}, {config.precision}, engine {config.engine.type}"))
+    _require_none(findings.problems)
+    base = briefly(config.model, config.model_revision)
+    title = Text(printable(f"{config.name}: {base}, {config.precision}, engine {config.engine.type}"))
     table = Table(title=title, title_justify="left")
     for heading in ("stage", "kind", "reads", "would", "why"):
         table.add_column(heading)

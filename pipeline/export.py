@@ -40,7 +40,7 @@ def export(config: RunConfig, folder: RunFolder, stage: str, to: Path, *, adapte
         if is_adapters == adapter:
             _copy(source, name, digest, temporary / name.removeprefix(f"{ADAPTER}/"))
     if adapter:
-        _name_base(temporary / "adapter_config.json", config, stage)
+        _name_base(temporary / "adapter_config.json", config, stage, manifest)
     (temporary / CARD).write_text(card(config, folder, stage, manifest, adapter=adapter))
     if to.exists():
         to.rmdir()
@@ -79,7 +79,7 @@ def card(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest, *
         *(f"- `{path}`: `{digest}`" for path, digest in sorted(_data(folder, ancestors).items())),
         "\n## Versions\n",
         *(f"- {name} {version}" for name, version in manifest.code.items()),
-        *_base(config, folder, stage),
+        *_base(config, folder, stage, manifest),
         f"\nSHA-256 over the weights: `{manifest.weights_sha256}`",
     ]
     return "\n".join(parts) + "\n"
@@ -123,11 +123,19 @@ def _metadata(config: RunConfig, stage: str, exams: dict[str, Estimate], *, adap
     return str(data.to_yaml()).strip()
 
 
-def _name_base(file: Path, config: RunConfig, stage: str) -> None:
+def _name_base(file: Path, config: RunConfig, stage: str, manifest: Manifest) -> None:
     """Name the model that an adapter belongs to where others can have it, and nothing where it is another stage's."""
-    settings = json.loads(file.read_text())
     is_public = not config.stages[stage].inputs().get("policy") and not Path(config.model).is_dir()
-    file.write_text(json.dumps({**settings, "base_model_name_or_path": config.model if is_public else None}, indent=2))
+    base = {
+        "base_model_name_or_path": config.model if is_public else None,
+        "revision": _commit(manifest) if is_public else None,
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), **base}, indent=2))
+
+
+def _commit(manifest: Manifest) -> str | None:
+    """Return the commit of the base model on the Hub, if it is there."""
+    return manifest.base_model.partition("@")[2] or None
 
 
 def _about_adapter(config: RunConfig, stage: str, manifest: Manifest) -> str:
@@ -136,11 +144,13 @@ def _about_adapter(config: RunConfig, stage: str, manifest: Manifest) -> str:
     return f"This is the adapter alone. It belongs to {whose}, SHA-256 over its weights `{manifest.started_from}`.\n"
 
 
-def _base(config: RunConfig, folder: RunFolder, stage: str) -> Iterator[str]:
-    """Yield which base model it was when the stage ran, where its name alone does not tell."""
+def _base(config: RunConfig, folder: RunFolder, stage: str, manifest: Manifest) -> Iterator[str]:
+    """Yield which base model it was when the stage ran: its commit on the Hub, or what a folder held."""
     state = folder.load()
     found = state.stage(stage).identity.get("base model") if state is not None else None
-    if found not in (None, config.model):  # which is the id of a model on the Hub
+    if commit := _commit(manifest):
+        yield f"- base model `{_model_name(config)}`, commit `{commit}`"
+    elif found not in (None, config.model):  # which is the id of a model on the Hub, of no known commit
         yield f"- base model `{_model_name(config)}`, by Strop's own fingerprint `{found}`"
 
 

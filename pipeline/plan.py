@@ -43,7 +43,7 @@ def identities(config: RunConfig, ordered: Sequence[str]) -> dict[str, Identity]
     not names: an edited file re-runs the stages that read it. How the work is done (checkpoints, time limits, memory)
     is no part of it.
     """
-    base = model_fingerprint(config.model)
+    base = model_fingerprint(config.hub_name())
     found: dict[str, Identity] = {}
     for name in ordered:
         stage = config.stages[name]

@@ -16,6 +16,7 @@ from pipeline.progress import Progress, newest_lines, progress
 from pipeline.state import RunFolder, RunFolderError, RunState, StageState, Status, last_sign_of_life
 from pipeline.summary import exams_of, gains_of
 from pipeline.warned import told_once, warnings_of
+from rewards.hub import briefly
 from rewards.waits import Waiting
 from stages.base import Estimate, StageResult
 
@@ -58,6 +59,8 @@ class Standing:
 
     name: str
     seed: int
+    model: str
+    """The base model on the Hub with its commit; "" for a folder, whose name says little."""
     root: Path
     is_driven: bool
     """Whether some process drives it."""
@@ -111,6 +114,7 @@ def standing_of(folder: RunFolder) -> Standing:
     return Standing(
         name=recipe["name"],
         seed=recipe["seed"],
+        model=recipe["model"],
         root=folder.root,
         is_driven=is_driven,
         stages=[
@@ -152,11 +156,13 @@ def waits_of(attempt: Path) -> list[str]:
 
 
 def _recipe(folder: RunFolder) -> Mapping[str, Any]:
-    """Return name, seed, and the stages' kinds by name."""
+    """Return name, seed, the base model where it has a revision, and the stages' kinds by name."""
     try:
         tree = json.loads(folder.resolved.read_text())
         kinds = {name: str(stage["kind"]) for name, stage in tree["stages"].items()}
-        return {"name": str(tree["name"]), "seed": int(tree["seed"]), "kinds": kinds}
+        revision = tree.get("model_revision")
+        model = briefly(str(tree["model"]), str(revision)) if revision else ""
+        return {"name": str(tree["name"]), "seed": int(tree["seed"]), "model": model, "kinds": kinds}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunFolderError(f"{folder.resolved} cannot be read ({type(error).__name__}: {error})") from error
 

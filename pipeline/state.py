@@ -94,6 +94,11 @@ class RunFolder:
         return self.root / "resolved.json"
 
     @property
+    def revisions(self) -> Path:
+        """The commits of models and data on the Hub, by what the recipe calls them."""
+        return self.root / "revisions.json"
+
+    @property
     def summary(self) -> Path:
         """The closing table, for programs."""
         return self.root / "summary.json"

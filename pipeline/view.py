@@ -76,7 +76,8 @@ def view(standing: Standing, *, height: int | None = None) -> RenderableType:
     if height is None:
         blocks += [_warning(stage, text) for stage, text in standing.warnings]
     notes = [Text(f"\n{printable(note)}", style="yellow", overflow="fold") for note in standing.notes]
-    return Group(stage_table(standing, most=room), *blocks, *notes)
+    base = [Text(f"from {printable(standing.model)}", overflow="fold")] if standing.model else []
+    return Group(stage_table(standing, most=room), *base, *blocks, *notes)
 
 
 def _warning(stage: str, text: str) -> Text:

@@ -63,8 +63,13 @@ class Chat:
             from rewards.serving import HOST, serve
 
             base_url = f"http://{HOST}/v1"
-            place, self._api_key = serve(config.model, config.max_model_tokens, config.gpu_memory_utilization)
-            self._control = of_folder(config.model)
+            place, self._api_key = serve(
+                config.model,
+                config.max_model_tokens,
+                config.gpu_memory_utilization,
+                revision=config.model_revision,
+            )
+            self._control = of_folder(config.model, config.model_revision)
         else:
             base_url, self._api_key = config.base_url, os.environ.get(config.api_key_variable) or "none"
         proxy = _proxy(config) if place is None else None
@@ -96,7 +101,8 @@ class Chat:
         }
         if config.temperature > 0:
             request["seed"] = sample
-        whole = [config.base_url, request, config.request, asdict(question)]
+        at = [config.model_revision] if config.model_revision else []  # another commit would reply otherwise
+        whole = [config.base_url, request, config.request, asdict(question), *at]
         key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
         meter.add(requests=1)
         async with self._under_way.setdefault(key, asyncio.Lock()):  # who asks the same meanwhile waits for the cache

@@ -19,6 +19,7 @@ from pydantic import (
 from typing_extensions import override
 
 from rewards.final_answer import final_answer
+from rewards.hub import HubName
 from rewards.paths import Place
 
 SandboxKind = Literal["bubblewrap", "container", "none"]
@@ -59,6 +60,10 @@ class RewardConfigBase(BaseModel):
     @property
     def own_model(self) -> str | None:
         """Folder or Hub id of a model that it loads."""
+        return None
+
+    def hub_name(self) -> HubName | None:
+        """Return that model with its revision."""
         return None
 
     @property
@@ -293,6 +298,9 @@ class ModelRewardConfig(RewardConfigBase):
     type: Literal["model"] = "model"
     model: Place | None = Field(default=None, min_length=1)
     """A Hugging Face id or a folder, with a sequence-classification head of one label."""
+    model_revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a model on the Hub; none: its branch `main`. A run keeps the commit that it was when the
+    run began."""
     stage: str | None = Field(default=None, min_length=1)
     """Or the stage of the same run that makes it."""
     batch_size: int = Field(default=8, ge=1)
@@ -303,7 +311,7 @@ class ModelRewardConfig(RewardConfigBase):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """`auto`: the stage's first GPU, or the processor where there is none."""
     trust_remote_code: bool = False
-    """Whether code in the model's folder may run."""
+    """Whether code in the model's folder may run. Of a model on the Hub `model_revision` must be a commit then."""
     gold_value: float | None = None
     """A logit has no full marks."""
 
@@ -313,6 +321,11 @@ class ModelRewardConfig(RewardConfigBase):
     def _is_one_model(self) -> Self:
         if (self.model is None) == (self.stage is None):
             raise ValueError("a reward of type model says either model, an id or a folder, or stage, one of this run")
+        if self.model is None and self.model_revision is not None:
+            raise ValueError(
+                f"model_revision {self.model_revision!r} is of a model on the Hub, and what stage {self.stage!r} makes "
+                "has none; leave it out"
+            )
         return self
 
     @property
@@ -330,6 +343,12 @@ class ModelRewardConfig(RewardConfigBase):
         """The reward model."""
         return self.model
 
+    @override
+    def hub_name(self) -> HubName | None:
+        if self.model is None:
+            return None
+        return HubName(kind="model", id=self.model, revision=self.model_revision, runs_code=self.trust_remote_code)
+
 
 class PriceConfig(BaseModel):
     """Dollars for a million tokens."""
@@ -345,6 +364,9 @@ class AskingConfig(RewardConfigBase):
 
     model: Place = Field(min_length=1)
     """As the endpoint calls it; or, without one, a Hugging Face id or a folder."""
+    model_revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a model on the Hub that a server of our own serves; none: its branch `main`. A run keeps
+    the commit that it was when the run began."""
     base_url: str | None = Field(default=None, pattern="^https?://")
     """OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; none: a vLLM server that the worker starts."""
     api_key_variable: str = "OPENAI_API_KEY"
@@ -392,6 +414,15 @@ class AskingConfig(RewardConfigBase):
             raise ValueError(f"{sorted(ours)} are not for a recipe to set: one reply is read, as a whole")
         return request
 
+    @model_validator(mode="after")
+    def _endpoint_has_no_revision(self) -> Self:
+        if self.base_url is not None and self.model_revision is not None:
+            raise ValueError(
+                f"model_revision {self.model_revision!r} is of a model that is served here, and {self.base_url} serves "
+                "what it likes under a name; leave out model_revision, or base_url"
+            )
+        return self
+
     @property
     def num_trials(self) -> int:
         """One with an endpoint, since it costs; none with a server of our own."""
@@ -401,6 +432,12 @@ class AskingConfig(RewardConfigBase):
     def own_model(self) -> str | None:
         """What a server of our own serves."""
         return self.model if self.base_url is None else None
+
+    @override
+    def hub_name(self) -> HubName | None:
+        if self.base_url is not None:
+            return None
+        return HubName(kind="model", id=self.model, revision=self.model_revision)
 
     def longest_s(self, num_attempts: int) -> float:
         """All requests running for all their time."""

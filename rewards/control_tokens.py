@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewards import thinking
+from rewards.hub import BRANCH
 
 AS_TEXT = "\udcff"
 """Stands before what is spelled like a control token and is text. It is half of a character: no other text has it."""
@@ -180,15 +181,16 @@ def kept_apart(text: str, control: ControlTokens | None) -> str:
     return text
 
 
-def of_folder(model: str) -> ControlTokens | None:
-    """Return the control tokens of a model, a folder or a Hub id, by its tokenizer alone; None where it has no fast
-    one.
+def of_folder(model: str, revision: str | None) -> ControlTokens | None:
+    """Return the control tokens of a model, a folder or a Hub id at a revision, by its tokenizer alone.
+
+    None where it has no fast one.
     """
     from tokenizers import Tokenizer
 
-    file = Path(model) / "tokenizer.json"
+    file, at = Path(model) / "tokenizer.json", {"revision": revision or BRANCH}
     try:
-        tokenizer = Tokenizer.from_file(str(file)) if Path(model).is_dir() else Tokenizer.from_pretrained(model)
+        tokenizer = Tokenizer.from_file(str(file)) if Path(model).is_dir() else Tokenizer.from_pretrained(model, **at)
     except Exception:  # the library raises nothing narrower
         return None
     return ControlTokens(tokenizer.get_added_tokens_decoder(), "")

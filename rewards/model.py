@@ -16,8 +16,10 @@ from rewards import control_tokens, encoding
 from rewards.chat_template import settings_of, tools_of, write
 from rewards.control_tokens import ControlTokens
 from rewards.encoding import Encoding
+from rewards.hub import model_files
+from rewards.remote_code import require_own_code, require_own_weights, require_read_code
 from rewards.types import Message, RewardError, RewardFunction
-from rewards.weight_files import PICKLES, weight_files
+from rewards.weight_files import weight_files
 
 if TYPE_CHECKING:
     from rewards.config import ModelRewardConfig
@@ -147,7 +149,6 @@ def load_model(config: "ModelRewardConfig") -> RewardModel:
 
     Raises RewardError where it cannot be loaded, is none, or is another one.
     """
-    import huggingface_hub
     import torch
     import transformers
 
@@ -156,9 +157,7 @@ def load_model(config: "ModelRewardConfig") -> RewardModel:
     has_gpu = torch.cuda.is_available()
     device = torch.device(("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device)
     try:
-        folder = Path(config.model)
-        if not folder.is_dir():
-            folder = Path(huggingface_hub.snapshot_download(config.model, ignore_patterns=PICKLES))
+        folder = folder_of(config)
         weight_files(folder)  # raises where something else than safetensors would be loaded
         trusted = {"trust_remote_code": config.trust_remote_code}
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **trusted)
@@ -175,6 +174,21 @@ def load_model(config: "ModelRewardConfig") -> RewardModel:
     served = RewardModel(model, tokenizer, batch_size=config.batch_size, max_tokens=config.max_tokens)
     _require_as_handed_over(served, config)
     return served
+
+
+def folder_of(config: "ModelRewardConfig") -> Path:
+    """Return the folder of a reward model; of one on the Hub the files of its revision are downloaded first.
+
+    Raises HubError where they are not to be had, or where what is loaded or run might be another tomorrow.
+    """
+    name = config.hub_name()
+    assert name is not None
+    require_read_code(name)
+    folder = model_files(name) if name.is_on_hub else Path(name.id)
+    require_own_weights(folder)
+    if config.trust_remote_code:
+        require_own_code(folder)
+    return folder
 
 
 def _require_as_handed_over(served: RewardModel, config: "ModelRewardConfig") -> None:

@@ -23,8 +23,16 @@ HOST = "localhost"
 """What the server is called in requests, which go to its socket."""
 
 
-def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, dtype: str = "auto") -> tuple[Path, str]:
-    """Serve a model, a folder or a Hub id; return the Unix socket at which it listens, and its key, once it answers.
+def serve(
+    model: str,
+    max_model_tokens: int,
+    gpu_memory_utilization: float,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+) -> tuple[Path, str]:
+    """Serve a model, a folder or a Hub id at a revision; return the Unix socket at which it listens, and its key, once
+    it answers.
 
     At a port, another user could listen before the server does, or once it has died, and give the marks.
 
@@ -44,6 +52,7 @@ def serve(model: str, max_model_tokens: int, gpu_memory_utilization: float, *, d
         "dtype": dtype,
         "load-format": "safetensors",  # in a pickle code can hide
         "uvicorn-log-level": "warning",
+        **({f"{what}revision": revision for what in ("", "tokenizer-", "code-")} if revision else {}),
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--disable-log-stats"]
     command += [f"--{name}={value}" for name, value in arguments.items()]

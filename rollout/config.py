@@ -2,9 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, field_validator
 
+from rewards.hub import HubName
 from rewards.paths import Place
+
+OTHER_MODELS = ("tokenizer", "hf_config_path", "spec_model", "revision", "code_revision", "tokenizer_revision")
+"""Arguments of vLLM's by which it would load something else than the folder of the run's model."""
 
 
 class _Config(BaseModel):
@@ -54,6 +58,27 @@ class VLLMEngineConfig(EngineConfigBase):
     """How often in a row a worker is replaced without having answered anything."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Any further argument of vLLM's AsyncEngineArgs."""
+
+    @field_validator("extra")
+    @classmethod
+    def _loads_what_is_named(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for key in OTHER_MODELS:
+            if key in extra:
+                raise ValueError(
+                    f"extra.{key} makes vLLM load something else than the run's own model, which it is given as the "
+                    "folder of one commit; leave it out"
+                )
+        draft = extra.get("speculative_config")
+        if isinstance(draft, dict) and isinstance(draft.get("model"), str):
+            revisions = {key: draft.get(key) for key in ("revision", "code_revision")}
+            for key, given in revisions.items():
+                name = HubName(kind="model", id=str(draft["model"]), revision=None if given is None else str(given))
+                if name.is_on_hub and not name.is_pinned:
+                    raise ValueError(
+                        f"extra.speculative_config.{key} is {given!r}, and must be a commit by its 40 digits: the "
+                        f"draft model {name.id} on the Hub may be another one tomorrow"
+                    )
+        return extra
 
     def worker_gpus(self) -> list[int]:
         """Return the GPUs of each worker."""

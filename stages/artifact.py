@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from rewards.hub import BRANCH
 from rollout.engine import Precision
 from stages import checkpoints
 from stages.base import StageContext, StageError
@@ -58,6 +59,8 @@ class Manifest(BaseModel):
     """Fingerprints of the data sets that went in, by role."""
     code: dict[str, str] = {}
     """Versions of the libraries that made it."""
+    base_model: str = ""
+    """The run's base model on the Hub with its commit, `org/name@commit`; of a folder nothing."""
     version: int = 0
     """Optimizer steps that the stage took."""
     dtype: Precision | None = None
@@ -98,8 +101,14 @@ def manifest(context: StageContext, files: Mapping[str, str], *, kind: Kind, **f
         fingerprint=context.fingerprint,
         files=dict(files),
         code=code_versions(),
+        base_model=_base_model(context),
         **found,
     )
+
+
+def _base_model(context: StageContext) -> str:
+    name = context.facts.hub_name()
+    return f"{name.id}@{name.revision or BRANCH}" if name.is_on_hub else ""
 
 
 def writing(context: StageContext) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rewards.hub import HubName
 from rewards.paths import Place
 from rollout.config import EngineConfig, VLLMEngineConfig
 from rollout.engine import Precision
@@ -39,6 +40,9 @@ class RunFacts(Config):
 
     model: Place
     """Base model: a Hugging Face id or a folder."""
+    model_revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a model on the Hub; none: its branch `main`. A run keeps the commit that it was when the
+    run began."""
     seed: int = 0
     """Everything random in the run follows from it."""
     precision: Precision = "float32"
@@ -46,7 +50,11 @@ class RunFacts(Config):
     engine: EngineConfig = Field(default_factory=VLLMEngineConfig)
     """Who generates: `{type: vllm}` or `{type: transformers}`."""
     trust_remote_code: bool = False
-    """Whether code in the base model's folder may run."""
+    """Whether code in the base model's folder may run. Of a model on the Hub `model_revision` must be a commit then."""
+
+    def hub_name(self) -> HubName:
+        """The base model."""
+        return HubName(kind="model", id=self.model, revision=self.model_revision, runs_code=self.trust_remote_code)
 
     def identity(self, *, generates: bool) -> dict[str, Any]:
         """Return what of these facts decides what comes of a stage that starts engines, or of one that does not."""

@@ -7,16 +7,20 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rewards.config import FunctionRewardConfig, RewardConfig
+from rewards.hub import BRANCH, HubName
 
 HASHED_WHOLE_BYTES, HASHED_PARTS, HASHED_PART_BYTES = 1 << 26, 256, 1 << 18
 """Files of a base model up to this size are hashed whole; of larger ones so many parts, spread evenly."""
 
 
-def model_fingerprint(model: str) -> str:
-    """Return the identity of a model folder's content, or the Hub id. Training touches every part of a large file."""
-    folder = Path(model)
+def model_fingerprint(name: HubName) -> str:
+    """Return the identity of a model folder's content, or of a model on the Hub its id and commit.
+
+    Training touches every part of a large file.
+    """
+    folder = Path(name.id)
     if not folder.is_dir():
-        return model
+        return f"{name.id}@{name.revision or BRANCH}"
     digest = hashlib.sha256()
     for file in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*")]):
         if file.suffix in (".json", ".jinja", ".safetensors", ".txt", ".model", ".py") and file.is_file():
@@ -37,8 +41,9 @@ def reward_fingerprint(reward: RewardConfig) -> str:
 
     The file is found without importing it; what it imports in turn is not looked at.
     """
-    if reward.own_model is not None:
-        return model_fingerprint(reward.own_model)
+    model = reward.hub_name()
+    if model is not None:
+        return model_fingerprint(model)
     return code_fingerprint(reward.import_path.split(":")[0]) if isinstance(reward, FunctionRewardConfig) else ""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rewards.control_tokens import is_own
+from rewards.hub import HubError
+from rewards.remote_code import require_own_code
 from rewards.types import Message
 from stages.base import Problem, RunFacts, StageConfig
 from stages.chat_format import ChatFormat
@@ -39,6 +41,7 @@ def check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunF
             f"engine.max_model_tokens {facts.engine.max_model_tokens} is more than the model's own context of {limit}; "
             f"set engine.max_model_tokens: {limit}, or less"
         )
+    _require_own_code(folder, trust_remote_code=facts.trust_remote_code)
     yield from _check_embedding(chat, folder, embedding_rows(folder, config))
     yield from _check_template(chat, renders_answers=any(isinstance(s, SupervisedConfig) for s in stages.values()))
 
@@ -47,6 +50,7 @@ def check_model(chat: ChatFormat, stages: Mapping[str, StageConfig], facts: RunF
 def require_fit(folder: Path, *, trust_remote_code: bool) -> None:
     """Raise ModelFolderError where a model that came from the Hub is not what `check` would have passed."""
     config = read_model_config(folder)
+    _require_own_code(folder, trust_remote_code=trust_remote_code)
     chat = ChatFormat(folder, trust_remote_code=trust_remote_code)
     found = [
         *_check_embedding(chat, folder, embedding_rows(folder, config)),
@@ -54,6 +58,14 @@ def require_fit(folder: Path, *, trust_remote_code: bool) -> None:
     ]
     if problem := next((each for each in found if not each.startswith("note:")), None):
         raise ModelFolderError(problem)
+
+
+def _require_own_code(folder: Path, *, trust_remote_code: bool) -> None:
+    try:
+        if trust_remote_code:
+            require_own_code(folder)
+    except HubError as error:
+        raise ModelFolderError(str(error)) from error
 
 
 def count_parameters(folder: Path) -> int | None:

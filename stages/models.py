@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from rewards.chat_template import RunawayTemplateError
-from rewards.weight_files import PICKLES
+from rewards.hub import HubError, model_files
+from rewards.remote_code import require_read_code
 from stages import artifact
 from stages.artifact import Manifest, Probe
 from stages.base import RunFacts, StageContext, StageError
@@ -55,22 +56,20 @@ def device() -> torch.device:
 
 
 def base_folder(facts: RunFacts) -> Path:
-    """Return the folder of the base model; a Hub id is downloaded first."""
+    """Return the folder of the base model; of a Hub id the files of its revision are downloaded first."""
     if Path(facts.model).is_dir():
         return Path(facts.model)
-    import huggingface_hub
-
+    name = facts.hub_name()
     try:
-        path = huggingface_hub.snapshot_download(facts.model, ignore_patterns=PICKLES)
-    except Exception as error:
-        raise StageError(
-            f"model {facts.model!r} is neither a folder (seen from {Path.cwd()}) nor to be had from the Hub: {error}"
-        ) from error
+        require_read_code(name)
+        folder = model_files(name)
+    except HubError as error:
+        raise StageError(str(error)) from error
     try:
-        require_fit(Path(path), trust_remote_code=facts.trust_remote_code)
+        require_fit(folder, trust_remote_code=facts.trust_remote_code)
     except (ModelFolderError, RunawayTemplateError) as error:
-        raise StageError(f"model {facts.model!r} from the Hub: {error}") from error
-    return Path(path)
+        raise StageError(f"{name} from the Hub: {error}") from error
+    return folder
 
 
 def policy_folder(context: StageContext, role: str = "policy") -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import get_args
 
 from rewards.chat_template import RunawayTemplateError
 from rewards.config import ModelRewardConfig, RewardConfig
+from rewards.hub import HUB_ID
 from rewards.types import RewardError as RewardError  # the command line's to catch
 from rollout.config import EngineConfig, EnvironmentConfig, VLLMEngineConfig
 from stages.answering import AnsweringStageConfig
@@ -26,7 +26,6 @@ from stages.preference.config import PairedConfig
 from stages.rendering_check import about_rendering, sides_of, up_to_first_learned
 from stages.training import SupervisedConfig
 
-HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 FILE_SUFFIXES = {".parquet", ".csv", ".tsv", ".txt", ".arrow", ".gz", ".zst", ".yaml"}
 """No id on the Hub ends so; whoever writes it means a file."""
 

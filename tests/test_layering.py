@@ -43,7 +43,8 @@ def sources() -> Iterator[Path]:
 
 
 SHARED = {
-    f"rewards.{name}" for name in ("importing", "machine", "own_files", "printable", "private", "strays", "waits")
+    f"rewards.{name}"
+    for name in ("hub", "importing", "machine", "own_files", "printable", "private", "remote_code", "strays", "waits")
 }
 """What all packages share lies in the lowest."""
 

@@ -63,7 +63,7 @@ def _tokenizer_file(config: RunConfig, folder: RunFolder, stage: str) -> Path | 
     if here is not None or Path(config.model).is_dir():
         return here
     try:
-        cached = try_to_load_from_cache(config.model, "tokenizer.json")
+        cached = try_to_load_from_cache(config.model, "tokenizer.json", revision=config.model_revision)
     except ValueError:  # a folder that is not here, and no name on the hub
         return None
     return Path(cached) if isinstance(cached, str) else None

@@ -11,6 +11,7 @@ from pipeline.report.decoding import decoder
 from pipeline.report.page import Page, Row, render
 from pipeline.report.run_data import RunData, read
 from pipeline.state import RunFolder, write_text
+from rewards.hub import briefly
 from stages.sampled import Sample, sample
 
 REPORT = "report.html"
@@ -29,9 +30,10 @@ def write(config: RunConfig, folder: RunFolder) -> Path:
     samples = _samples(run, notes)
     read_files = sum(found.num_read for found in samples.values())
     num_files = sum(found.num_files for found in samples.values())
+    base = briefly(config.model, config.model_revision)
     page = Page(
         title=config.name,
-        facts=f"{config.model}, seed {config.seed}, engine {config.engine.type}, {run.standing.wall_s:.0f} s in stages",
+        facts=f"{base}, seed {config.seed}, engine {config.engine.type}, {run.standing.wall_s:.0f} s in stages",
         runs=[run],
         rows=list(_rows(run, samples)),
         groups=[group for found in samples.values() for group in found.groups],

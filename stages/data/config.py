@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
+from rewards.hub import HubName
 from rewards.paths import Place
 
 
@@ -52,8 +53,9 @@ class DataSetConfig(BaseModel):
     """Configuration of a Hub data set."""
     split: str = "train"
     """Split of a Hub data set; a file has none."""
-    revision: str | None = None
-    """Commit of a Hub data set; pin it where a run must repeat."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a Hub data set; none: its branch `main`. A run keeps the commit that it was when the run
+    began."""
     columns: dict[str, Annotated[ColumnConfig, BeforeValidator(_column_alone)]] = Field(default_factory=dict)
     """Our column -> theirs, a name or ``{column: ..., pattern: ...}``. Empty: the names are ours already."""
     system: str | None = None
@@ -70,6 +72,10 @@ class DataSetConfig(BaseModel):
     def is_file(self) -> bool:
         """Whether the path names a file rather than a Hub data set."""
         return self.path.endswith((".jsonl", ".json"))
+
+    def hub_name(self) -> HubName:
+        """The data set."""
+        return HubName(kind="dataset", id=self.path, revision=self.revision)
 
 
 def _path_alone(value: Any) -> Any:

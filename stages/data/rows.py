@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from rewards.hub import BRANCH
 from stages.data import surrogates
 from stages.data.config import ColumnConfig, DataSetConfig
 from stages.data.layouts import LayoutError, arrange
@@ -69,7 +70,7 @@ def load_rows(config: DataSetConfig, needs: Sequence[str]) -> list[Row]:
 def fingerprint(config: DataSetConfig) -> str:
     """Identity of the content: a hash of the file, or the Hub id with its revision."""
     if not config.is_file:
-        return f"{config.path}@{config.revision or 'main'}"
+        return f"{config.path}@{config.revision or BRANCH}"
     with _open(config).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -132,12 +133,21 @@ def _read_file(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]
 def _read_hub(config: DataSetConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import datasets
 
+    name = config.hub_name()
     try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
-            config.path, config.name, split=config.split, revision=config.revision
-        )
+        builder = datasets.load_dataset_builder(config.path, config.name, revision=config.revision)
     except Exception as error:
-        raise DataError(f"data set {config.path!r} cannot be loaded from the Hub: {error}") from error
+        raise DataError(f"{name} cannot be loaded from the Hub: {error}") from error
+    if name.is_pinned and builder.hash != name.revision:  # what `datasets` does where it does not reach the Hub
+        raise DataError(
+            f"{name} cannot be loaded: the Hub is not reached, and this machine's cache has commit {builder.hash} for "
+            "the newest; connect to the Hub, or name that commit"
+        )
+    try:
+        builder.download_and_prepare()
+        rows: Iterable[Mapping[str, Any]] = builder.as_dataset(split=config.split)
+    except Exception as error:
+        raise DataError(f"{name} cannot be loaded from the Hub: {error}") from error
     for number, row in enumerate(rows):
         if config.limit is not None and number >= config.limit:
             return

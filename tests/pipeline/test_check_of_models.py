@@ -265,3 +265,10 @@ def test_a_template_that_would_run_for_ever_is_named(tmp_path: Path, recipe: dic
     (tmp_path / "model" / "chat_template.jinja").write_text(text)
     said = "would make more than 268,435,456 characters and items of one conversation"
     assert_refused(check(tmp_path, recipe), tmp_path, f"the chat template of {tmp_path / 'model'} {said}")
+
+
+def test_code_in_another_repository_is_refused_where_code_may_run(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    edit(tmp_path / "model", "config.json", auto_map={"AutoModelForCausalLM": "org/code--own.Own"})
+    assert check(tmp_path, recipe).returncode == 0
+    says = "names code of another repository, 'org/code--own.Own', which may be another tomorrow"
+    assert_refused(check(tmp_path, {**recipe, "trust_remote_code": True}), tmp_path, says)

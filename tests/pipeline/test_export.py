@@ -1,5 +1,6 @@
 """Exported models load with transformers as they are, and their cards say how they came about."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -62,7 +63,7 @@ def config(run: RunFolder) -> RunConfig:
 def test_what_is_exported_loads_as_it_is_and_its_card_says_how_it_came_about(
     run: RunFolder, config: RunConfig, tmp_path: Path
 ) -> None:
-    as_it_was, later = model_fingerprint(config.model), Path(config.model) / "later.json"
+    as_it_was, later = model_fingerprint(config.hub_name()), Path(config.model) / "later.json"
     later.write_text("{}")
     to = export(config, run, "dpo", tmp_path / "out")
     later.unlink()
@@ -139,6 +140,19 @@ def test_an_adapter_is_exported_alone_where_one_was_trained(run: RunFolder, conf
     assert str(base) not in "".join(path.read_text() for path in to.glob("*.json"))
     with pytest.raises(ConfigError, match="stage 'dpo' trained no adapter"):
         export(config, run, "dpo", tmp_path / "other", adapter=True)
+
+
+def test_what_began_with_a_model_of_the_hub_names_its_commit(run: RunFolder, config: RunConfig, tmp_path: Path) -> None:
+    copy, commit = RunFolder(tmp_path / "copy"), "a" * 40
+    shutil.copytree(run.root, copy.root, symlinks=True)
+    manifest = copy.stage("sft") / "output" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "base_model": f"org/base@{commit}"}))
+    config = config.model_copy(update={"model": "org/base", "model_revision": commit})
+    to = export(config, copy, "sft", tmp_path / "adapter", adapter=True)
+    text = (to / "README.md").read_text()
+    assert f"- base model `org/base`, commit `{commit}`" in text and f"model_revision: {commit}" in text
+    settings = json.loads((to / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("org/base", commit)
 
 
 def test_what_cannot_be_exported_is_refused_with_the_way_out(run: RunFolder, config: RunConfig, tmp_path: Path) -> None:

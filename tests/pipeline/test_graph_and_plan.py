@@ -10,6 +10,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.graph import order
 from pipeline.plan import identities, plan
 from pipeline.state import RunState, StageState
+from rewards.hub import HubName
 from stages.fingerprints import model_fingerprint
 
 
@@ -141,11 +142,12 @@ def test_a_large_base_model_that_was_trained_on_is_another(tmp_path: Path) -> No
     file = tmp_path / "model.safetensors"
     with file.open("wb") as stream:
         stream.truncate(3 * 2**26)  # sparse
-    before = model_fingerprint(str(tmp_path))
+    name = HubName(kind="model", id=str(tmp_path), revision=None)
+    before = model_fingerprint(name)
     with file.open("r+b") as stream:
         stream.seek(2**26 + 2**25)
         stream.write(b"\1" * 2**20)
-    assert model_fingerprint(str(tmp_path)) != before
+    assert model_fingerprint(name) != before
 
 
 def test_a_setting_that_is_new_and_unset_changes_nothing(data: Path) -> None:

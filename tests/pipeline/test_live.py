@@ -30,7 +30,7 @@ def recipe(tmp_path: Path) -> Path:
     data = write_rows(tmp_path / "d.jsonl", [{"prompt": "1+1", "completion": "2"}])
     (tmp_path / "model").mkdir()
     stages = {"sft": {"kind": "sft", "data": data, "num_steps": 4}}
-    return write_recipe(tmp_path / "recipe.yaml", name="r", model="no/model", stages=stages)
+    return write_recipe(tmp_path / "recipe.yaml", name="r", model="no/model", model_revision="a" * 40, stages=stages)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from rewards.config import VerifierRewardConfig
 from rewards.process import WorkerProcess, reward_order
 from rewards.scoring_config import ScoringConfig
 from rewards.types import RewardError
+from tests.hub import files_of, serving
 from tests.models import write_tiny_model
 from tests.rewards.attempts import group
 
@@ -54,3 +55,21 @@ def test_a_server_that_cannot_start_says_so(tmp_path):
     finally:
         worker.kill()
     assert time.monotonic() - start < SCORING.start_timeout_s
+
+
+def test_a_server_of_our_own_serves_the_commit_though_the_branch_has_moved(tmp_path, monkeypatch):
+    with serving(monkeypatch, tmp_path / "home") as hub:
+        first = hub.push("models/org/verifier", files_of(write_tiny_model(tmp_path / "first", seed=1)))
+        hub.push("models/org/verifier", files_of(write_tiny_model(tmp_path / "second", seed=2)))
+        config = VerifierRewardConfig(
+            model="org/verifier", model_revision=first, max_model_tokens=256, max_tokens=8, seconds=50
+        )
+        worker = WorkerProcess(reward_order([config], SCORING))
+        try:
+            worker.wait_ready(SCORING.start_timeout_s)
+            graded = worker.ask(group("42"), SCORING.deadline_s)
+        finally:
+            worker.kill()
+        assert {mark.cause for mark in graded.marks["verifier"]} <= {"ok", "malformed"}
+        fetched = [path.split("/")[4] for path in hub.asked if path.startswith("/org/verifier/resolve/")]
+        assert fetched and set(fetched) == {first}

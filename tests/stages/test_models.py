@@ -18,6 +18,7 @@ from stages.logprobs import sequence_logprobs
 from stages.models import load_policy, probe_drift
 from stages.params import lora_config, weights
 from stages.training import LoraParams
+from tests.hub import files_of, serving
 from tests.models import tiny_model, write_tiny_model
 from tests.stages.contexts import make_context
 
@@ -180,7 +181,45 @@ def test_a_model_from_the_hub_is_looked_at_as_check_looks_at_folders(
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / name.split("/")[1]))
     load_policy(make_context(tmp_path, Path("org/right")))
-    with pytest.raises(StageError, match=r"model 'org/endless' from the Hub: .* would never learn to stop"):
+    with pytest.raises(StageError, match=r"model org/endless@main from the Hub: .* would never learn to stop"):
         load_policy(make_context(tmp_path, Path("org/endless")))
     with pytest.raises(StageError, match=r"is an adapter \(PEFT\) and no model: .* 'org/base'"):
         load_policy(make_context(tmp_path, Path("org/adapter")))
+
+
+def test_a_stage_starts_from_the_commit_of_the_run_and_hands_its_name_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_tiny_model(tmp_path / "first", seed=1)
+    with serving(monkeypatch, tmp_path / "home") as hub:
+        commit = hub.push("models/org/base", files_of(first))
+        hub.push("models/org/base", files_of(write_tiny_model(tmp_path / "second", seed=2)))
+        context = make_context(tmp_path, Path("org/base"), model_revision=commit)
+        policy = load_policy(context)
+        assert policy.weights_sha256 == artifact.weights_digest(first)
+        assert {path.split("/")[4] for path in hub.asked if path.startswith("/org/base/resolve/")} == {commit}
+        hub.close()
+        assert load_policy(context).weights_sha256 == policy.weights_sha256
+        save_policy(context, policy, version=1, data=[], probes=SEQUENCES)
+    assert artifact.read(context.output, "model").base_model == f"org/base@{commit}"
+
+
+def test_code_from_the_hub_is_not_loaded_from_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(monkeypatch, tmp_path / "home") as hub:
+        hub.push("models/org/base", files_of(write_tiny_model(tmp_path / "base")))
+        with pytest.raises(StageError, match="trust_remote_code runs code of model org/base@main"):
+            load_policy(make_context(tmp_path, Path("org/base"), trust_remote_code=True))
+        assert hub.asked == []
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_in_another_repository_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    folder = write_tiny_model(tmp_path / "base")
+    tree = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**tree, "auto_map": {"AutoConfig": ["org/code--own.Own", None]}}))
+    with serving(monkeypatch, tmp_path / "home") as hub:
+        commit = hub.push("models/org/base", files_of(folder))
+        facts = {"model_revision": commit, "trust_remote_code": True}
+        with pytest.raises(StageError, match=rf"{file} in .* names code of another repository, 'org/code--own.Own'"):
+            load_policy(make_context(tmp_path, Path("org/base"), **facts))
+        assert not [path for path in hub.asked if "org/code" in path]
