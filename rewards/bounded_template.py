@@ -34,6 +34,7 @@ from rewards.template_costs import (
     charged,
     charging,
     concat,
+    contents,
     joined,
     made,
     require_little,
@@ -45,6 +46,8 @@ from rewards.template_costs import (
 
 LONGEST_TEMPLATE = 1 << 18
 """Characters; the longest of known models has some ten thousands."""
+MOST_ADDED, MOST_TIMES = 1 << 18, 16
+"""What is written has at most as many characters more than so many times what was given: all of it becomes tokens."""
 _OF_DICTS = frozenset(dir(dict))
 
 
@@ -60,7 +63,10 @@ def render(text: str, of: str, given: Mapping[str, Any]) -> str:
     try:
         template = compiled(text)
         spent.begin()
-        return concat(template.root_render_func(template.new_context(dict(given))))
+        written = concat(template.root_render_func(template.new_context(dict(given))))
+        if len(written) > MOST_ADDED and len(written) > MOST_ADDED + MOST_TIMES * contents(given):
+            raise RunawayTemplateError(f"writes {len(written):,} characters of a conversation of {contents(given):,}")
+        return written
     except (RunawayTemplateError, MemoryError) as error:
         what = str(error) or "takes more memory than there is"
         raise RunawayTemplateError(

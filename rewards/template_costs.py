@@ -73,6 +73,15 @@ def concat(pieces: Iterable[str]) -> str:
     return "".join(texts)
 
 
+def contents(value: Any) -> int:
+    """Return the characters of all texts in a value that somebody has given."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(contents(key) + contents(each) for key, each in value.items())
+    return sum(map(contents, value)) if isinstance(value, list | tuple) else 1
+
+
 @pass_context  # or else Jinja would take it for a constant
 def turn(context: Any, value: Any) -> Any:
     """Count a turn of a loop, a call of a macro, or an item that a filter looks at."""

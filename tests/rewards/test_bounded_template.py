@@ -4,6 +4,7 @@ Most are tried with bounds a hundred times narrower, which they pass all the sam
 """
 
 # ruff: noqa: E501 - a template is one line
+import contextlib
 import time
 from typing import Any
 
@@ -114,6 +115,7 @@ def test_a_template_that_would_take_all_time_or_memory_is_stopped_and_named(name
     assert told or isinstance(caught.value, RecursionError) or "lipsum" in str(caught.value), caught.value
 
 
+@pytest.mark.exhaustive  # its short form is in the table, and check is asked the same
 def test_two_nested_loops_of_a_hundred_thousand_are_stopped_by_the_real_bounds() -> None:
     start = time.process_time()
     with pytest.raises(RunawayTemplateError, match="would make more than 268,435,456 characters"):
@@ -181,3 +183,32 @@ def test_training_and_sampling_stop_at_a_row_for_which_the_template_runs_away() 
     assert prompt_text(chat, rows[0]) == "hi"
     with pytest.raises(DataError, match=r"the chat template of .* would make more than"):
         prompt_text(chat, rows[1])
+
+
+def test_what_is_written_is_in_proportion_to_what_was_given() -> None:
+    with pytest.raises(RunawayTemplateError, match=r"writes 1,000,000 characters of a conversation of \d\d"):
+        render("{{ 'x' * 1000000 }}", "m", {"messages": MESSAGES})
+    long = [{"role": "user", "content": "x" * 2_000_000}]
+    assert len(render("{{ messages[0].content + messages[0].content }}", "m", {"messages": long})) == 4_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ " + "(" * 5000,
+        "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+        "{% if a %}" * 5000,
+        "{{ [" + "[" * 5000,
+        "{{ a" + ".b" * 50_000 + " }}",
+        "{{ -" + "-" * 5000 + "1 }}",
+        "{% for a in b %}" * 30 + "x" + "{% endfor %}" * 30,
+        "{{ a" + "|trim" * 5000 + " }}",
+        "{{ 1" + " + 1" * 20_000 + " }}",
+        "{{ a" + " ~ a" * 20_000 + " }}",
+    ],
+)
+def test_templates_that_are_hard_to_read_are_read_or_refused_in_little_time(text: str) -> None:
+    start = time.process_time()
+    with contextlib.suppress(Exception):
+        render(text, "m", {"a": "x", "b": [1]})
+    assert time.process_time() - start < 5
