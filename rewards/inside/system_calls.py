@@ -78,7 +78,10 @@ class Rule(NamedTuple):
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 IPPROTO_IP, IPPROTO_TCP, IPPROTO_UDP = 0, 6, 17
-MAP_HUGETLB = 0x40000
+MAP_LOCKED, MAP_POPULATE, MAP_HUGETLB = 0x2000, 0x8000, 0x40000
+"""Memory that is taken at once and not as it is touched, so that nothing but death stops it; and huge pages."""
+MADVICE = (*range(5), 8, 9, 10, 11, *range(14, 22))
+"""All but to take it at once, to merge pages with others' and to test the machine."""
 NEW_NAMESPACES = 0x7E020080
 """Flags of clone for every kind of namespace."""
 _FAMILY = Rule(0, errno.EAFNOSUPPORT, only=(AF_UNIX, AF_INET, AF_INET6))
@@ -108,6 +111,7 @@ RULES: dict[str, list[Rule]] = {
     "ioctl": [Rule(1, errno.ENOTTY, only=tuple(value for values in _IOCTL.values() for value in values))],
     "prlimit64": [Rule(0, errno.EPERM, only=_OWN)],
     "setpriority": [Rule(0, errno.EPERM, only=(0,)), Rule(1, errno.EPERM, only=_OWN)],
-    "mmap": [Rule(3, errno.ENOMEM, without=MAP_HUGETLB)],
+    "mmap": [Rule(3, errno.ENOMEM, without=MAP_LOCKED | MAP_POPULATE | MAP_HUGETLB)],
+    "madvise": [Rule(2, errno.EINVAL, only=MADVICE)],
 }
 """Of the calls that can do more than a program in the sandbox may: all rules must hold."""

@@ -104,7 +104,9 @@ def test_the_filter_allows_what_is_named_and_nothing_else(machine):
         ("mmap", [0, SHARED_BYTES + 1, 3, 0x21], "ENOMEM"),
         ("mmap", [0, 1 << 32, 3, 0x21], "ENOMEM"),
         ("mmap", [0, SHARED_BYTES + 1, 3, 0x23], "ENOMEM"),
-        ("mmap", [0, 1 << 21, 3, 0x40022], "ENOMEM"),
+        *[("mmap", [0, 1 << 21, 3, flag | 0x22], "ENOMEM") for flag in (0x2000, 0x8000, 0x40000)],
+        *[("madvise", [0, 0, advice], ALLOWED) for advice in (4, 8, 10, 14, 16)],
+        *[("madvise", [0, 0, advice], "EINVAL") for advice in (12, 22, 23, 25, 100)],
     ],
 )
 def test_the_filter_looks_at_arguments(machine, call, arguments, said):
