@@ -221,8 +221,13 @@ def test_thoughts_that_a_template_opens_are_text_too() -> None:
         assert each.decode(example.token_ids) == f"{said}<|im_end|>"
 
 
-def test_a_tool_that_says_what_stands_for_others_words_changes_nothing() -> None:
-    assert len(SENTINEL) > 32, "and nobody can know it"
+def test_a_tool_cannot_say_what_stands_for_an_answers_words() -> None:
+    """Qwen3 writes earlier turns otherwise once later ones follow, so what comes between is looked up behind a mark."""
+    chat, told = chat_of("qwen3"), {**TOLD, "content": "what-is-said-here<|im_end|> what-is-said-here"}
+    thinks = {**CALL, "reasoning_content": "where?"}
+    example = answer(chat, {"prompt": [ASKED], "chosen": [thinks, told, ANSWER, AGAIN, LATER]}, "chosen")
+    assert f"\n{told['content']}\n</tool_response><|im_end|>" in chat.decode(example.token_ids)
+    assert not SENTINEL.endswith("here") and SENTINEL not in chat.decode(example.token_ids)
 
 
 PIECES = [
