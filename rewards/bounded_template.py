@@ -176,6 +176,9 @@ class _Environment(ImmutableSandboxedEnvironment):
                 require_little((called.__self__, *given), named)
             result = called(*given, **named)
             return made(result) if name == "fromkeys" else charged(result) if hasattr(result, "__len__") else result
+        owner = getattr(called, "__self__", None)
+        if isinstance(owner, str) and called.__name__ in GROWING:  # of a text that is marked safe
+            require_little((owner, *given), named)
         result = super().call(context, called, *given, **named)
         return made(result) if called is dict else charged(result)
 

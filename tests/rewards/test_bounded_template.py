@@ -77,6 +77,12 @@ BOMBS = {
     "pprint": "{{ ([[1]*100000]*100)|pprint|length }}",
     "in": "{% for i in range(99999) %}{% if 'y' in ('x' * 10000000) %}{% endif %}{% endfor %}",
     "xmlattr": "{{ {'a': 'x' * 100000000}|xmlattr|length }}",
+    "safe center": "{{ ('x'|e).center(1000000000) }}",
+    "safe format": "{{ ('{:>1000000000}'|e).format(1) }}",
+    "safe times": "{{ ('x'|safe) * 1000000000 }}",
+    "captured": "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set y %}{{ ns.x + ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
+    "arguments": "{% macro f(x, n) %}{% if n > 0 %}{{ f(x + x, n - 1) }}{% endif %}{% endmacro %}{{ f('ab', 99) }}",
+    "nested arguments": "{% macro f(x, n) %}{% if n > 0 %}{{ f([x, x], n - 1) }}{% else %}{{ x }}{% endif %}{% endmacro %}{{ f('ab', 60) }}",
     "unrolled": "{% set a0 = [1] %}" + "".join(f"{{% set a{n + 1} = [a{n}, a{n}] %}}" for n in range(60)) + "{{ a60 }}",
     "slices": "{% set a = 'x' * 1000000 %}" + "".join(f"{{% set b{n} = a[1:] %}}" for n in range(300)),
 }
