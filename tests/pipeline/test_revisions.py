@@ -200,6 +200,8 @@ def strop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tupl
         launcher = FakeLauncher()
         launcher.start = lambda: launcher  # type: ignore[attr-defined]
         monkeypatch.setattr(cli, "_ray", lambda config, folder: nullcontext(launcher))
+        for of_a_whole_process in ("use_own_files", "make_caches_private"):
+            monkeypatch.setattr(cli, of_a_whole_process, lambda: None)
         return CliRunner().invoke(cli.app, list(arguments)), launcher
 
     return invoke
