@@ -174,11 +174,11 @@ def test_a_template_that_cannot_write_marked_words_refuses_them() -> None:
 
 def test_the_tokens_of_a_model_that_is_served_are_those_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    assert of_folder(str(tmp_path / "none")) is None
+    assert of_folder(str(tmp_path / "none"), None) is None
     tokenizer = Tokenizer(models.BPE())
     tokenizer.add_special_tokens(["<odd>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    found = of_folder(str(tmp_path))
+    found = of_folder(str(tmp_path), None)
     assert found is not None and kept_apart("an <odd> one", found) == "an <\u200bodd> one"
 
 
