@@ -1,6 +1,7 @@
 """A recipe is data, and what is secret stays where it is."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,13 @@ def test_a_key_in_the_environment_reaches_nothing_that_a_run_writes(
     assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
     assert SECRET not in done.stdout + done.stderr and SECRET in os.environ.values()
     assert "THEIR_KEY" in yaml.safe_dump(yaml.safe_load((tmp_path / "runs/r/resolved.json").read_text()))
+
+
+def test_the_page_on_security_names_tests_that_exist() -> None:
+    root = Path(__file__).parents[1]
+    named = set(re.findall(r"[\w/]*test_\w+\.py", (root / "docs/security.md").read_text()))
+    there = {str(path.relative_to(root)) for path in (root / "tests").rglob("test_*.py")}
+    assert len(named) > 20
+    assert [
+        name for name in sorted(named) if not any(path.endswith(f"/{name}") or path == name for path in there)
+    ] == []
