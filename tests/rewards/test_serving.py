@@ -59,10 +59,14 @@ def test_a_server_that_cannot_start_says_so(tmp_path):
 
 def test_a_server_of_our_own_serves_the_commit_though_the_branch_has_moved(tmp_path, monkeypatch):
     with serving(monkeypatch, tmp_path / "home") as hub:
-        first = hub.push("models/org/verifier", files_of(write_tiny_model(tmp_path / "first", seed=1)))
-        hub.push("models/org/verifier", files_of(write_tiny_model(tmp_path / "second", seed=2)))
+        first = hub.push(
+            "models/org/verifier", files_of(write_tiny_model(tmp_path / "first", seed=1, max_position_embeddings=2048))
+        )
+        hub.push(
+            "models/org/verifier", files_of(write_tiny_model(tmp_path / "second", seed=2, max_position_embeddings=2048))
+        )
         config = VerifierRewardConfig(
-            model="org/verifier", model_revision=first, max_model_tokens=256, max_tokens=8, seconds=50
+            model="org/verifier", model_revision=first, max_model_tokens=2048, max_tokens=8, seconds=50
         )
         worker = WorkerProcess(reward_order([config], SCORING))
         try:
