@@ -77,8 +77,9 @@ def resumed(run: Any, stage: Any, context: StageContext) -> dict[str, torch.Tens
 @pytest.mark.training
 @pytest.mark.parametrize(
     ("start", "kind"),
-    [(False, "sft"), ("pissa", "sft"), ("olora", "sft"), ("eva", "sft"), ("eva", "dpo"), ("mica", "dpo"),
-     ("orthogonal", "dpo")],
+    [(False, "sft"), ("pissa", "sft"), ("olora", "sft"), ("eva", "sft"), ("eva", "dpo"),
+     pytest.param("mica", "dpo", marks=pytest.mark.exhaustive),
+     pytest.param("orthogonal", "dpo", marks=pytest.mark.exhaustive)],
 )  # fmt: skip
 def test_what_is_handed_over_is_the_base_and_its_adapter_also_after_a_resume(
     tmp_path: Path, start: Any, kind: str

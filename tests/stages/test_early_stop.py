@@ -51,8 +51,10 @@ def model(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "base")
 
 
-@pytest.mark.parametrize("params", [{"type": "full"}, {"type": "lora", "r": 2}])
-@pytest.mark.parametrize("kill_at", [None, 4, 8])
+@pytest.mark.parametrize(
+    "params", [pytest.param({"type": "full"}, marks=pytest.mark.exhaustive), {"type": "lora", "r": 2}]
+)
+@pytest.mark.parametrize("kill_at", [None, 4, pytest.param(8, marks=pytest.mark.exhaustive)])
 def test_the_best_checkpoint_is_handed_over_and_a_resume_decides_the_same(
     params: dict[str, Any], kill_at: int | None, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
