@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rewards.inside.bounds import LIBC, PR_SET_DUMPABLE, be_seen, forbid_system_calls, set_limits
@@ -266,23 +265,19 @@ def is_emptied(folder: str) -> bool:
     """Remove what a folder holds, whatever its rights; say whether nothing is left."""
     with contextlib.suppress(OSError):  # a jail's own is root's
         os.chmod(folder, 0o700)
+    with contextlib.suppress(OSError, RecursionError):
+        for parent, folders, _ in os.walk(folder):  # from above: each is opened before it is entered
+            for path in (os.path.join(parent, name) for name in folders):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
     for entry in os.listdir(folder):
         path = os.path.join(folder, entry)
         with contextlib.suppress(OSError):
             os.unlink(path)
             continue
-        shutil.rmtree(path, onerror=_opened)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RecursionError):
             shutil.rmtree(path)
     return not os.listdir(folder)
-
-
-def _opened(_: Callable[..., Any], path: str, __: Any) -> None:
-    """Make a folder that could not be entered, or not be emptied, one that can."""
-    for each in (os.path.dirname(path), path):
-        with contextlib.suppress(OSError):
-            if not os.path.islink(each):
-                os.chmod(each, 0o700)
 
 
 def _exactly(source: int, size: int) -> bytes:

@@ -543,3 +543,17 @@ def test_a_template_that_opens_the_thoughts_trains_on_rows_that_have_them(
     assert (
         "<think>" in result.stderr and "rows.jsonl, line 1: the model would learn in another context" in result.stderr
     )
+
+
+def test_tests_that_a_program_could_deceive_are_counted(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    tests = ["assert f(1) == 2", "import asyncio\nassert asyncio.run(f(1)) == 2", "assert f(1) == Point(2, 3)"]
+    recipe["stages"]["grpo"]["prompts"] = write(tmp_path / "p.jsonl", [{"prompt": "Write f.", "tests": tests}] * 3)
+    recipe["stages"]["grpo"]["rewards"] = [{"type": "code", "sandbox": "none"}]
+    result = check(tmp_path, recipe)
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert (
+        "3 of 9 tests of asserts run where the program runs, and a program can deceive them (3 x imports asyncio)"
+        in said
+    )
+    assert "3 of 9 tests of asserts judge by what the program brings along (3 x compares by the program's class" in said

@@ -261,3 +261,19 @@ def test_a_sandbox_that_cannot_be_had_is_refused_and_not_weakened(monkeypatch, t
     monkeypatch.setattr(shutil, "which", lambda name: str(broken))
     with pytest.raises(SandboxError, match="No permissions to create new namespace"):
         Sandbox("bubblewrap", LIMITS)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        "os.makedirs('a/b'); open('a/b/text', 'w').write('left'); os.chmod('a/b', 0); os.chmod('a', 0)",
+        "os.mkdir('a'); os.symlink('/usr', 'a/usr'); os.mkfifo('a/pipe'); os.chmod('a/pipe', 0); os.chmod('a', 0o111)",
+        "[(os.mkdir('d'), os.chdir('d')) for _ in range(200)]; open('text', 'w').close(); os.chmod('.', 0)",
+        "open('a\\nb\\udc80', 'w').close(); os.mkdir('-rf'); os.mkdir('.hidden'); os.chmod('.hidden', 0o500)",
+        "os.mkdir('a'); os.mkdir('a/b'); os.chmod('a', 0o500); os.chmod('.', 0)",
+    ],
+)
+def test_each_trial_finds_an_empty_folder_whatever_the_one_before_has_left(jailed, leaves):
+    lists = "import os; print([each for _, *found in os.walk('.') for each in sum(found, [])])"
+    first, second = jailed.run([Trial(source=f"import os; {leaves}"), Trial(source=lists)])
+    assert (second.how, second.output.strip()) == ("ended", "[]"), first
