@@ -78,7 +78,7 @@ class Link:
     def call(self, remote: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, changes: bool = False) -> Any:
         """Call an object of the other side; ``changes`` where what it does to its arguments is to be seen here."""
         parts = (at_of(remote), "__call__", list(args), dict(kwargs), changes)
-        found = self._ask("op", parts, self._packer())
+        found = self._ask("op", parts, self._packer(), changes=changes)
         if isinstance(remote, RemoteClass) and at_of(remote) in self._judges and type(found) is remote:
             self._made.add(at_of(found))
         return found
@@ -110,7 +110,7 @@ class Link:
             return True
         return name in ARITHMETIC and len(remote) == len(others)
 
-    def _ask(self, what: str, parts: Sequence[Any], packer: Packer) -> Any:
+    def _ask(self, what: str, parts: Sequence[Any], packer: Packer, *, changes: bool = False) -> Any:
         with self._lock:
             self._send({"ask": what, **self._packed(list(parts), packer)})
             while True:
@@ -120,7 +120,7 @@ class Link:
                     continue
                 if self._owns is not None and message.get("printed"):
                     sys.stdout.write(str(message["printed"]))
-                found = self._unpacked(message, packer.packed)
+                found = self._unpacked(message, packer.packed, changes=changes)
                 if message.get("raised"):
                     raise found if isinstance(found, BaseException) else UnsentError("an exception that is none")
                 return found
@@ -181,10 +181,10 @@ class Link:
             root = packer.pack(value)
         return {"root": root, "nodes": packer.nodes}
 
-    def _unpacked(self, message: dict[str, Any], given: Mapping[int, Any]) -> Any:
+    def _unpacked(self, message: dict[str, Any], given: Mapping[int, Any], *, changes: bool) -> Any:
         unpacker = self._unpacker(message["nodes"], given)
         with deep():
-            for at, state in message.get("states", ()):
+            for at, state in message.get("states", ()) if changes else ():  # a program may send some unasked
                 unpacker.fill(given[at], state)
             return unpacker.unpack(message["root"])
 
